@@ -1,0 +1,148 @@
+"""The report of a run, made from its counters."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from ._draw import kind_of
+from ._engine import Runner
+from ._live import Live
+from ._report import Bottleneck, CallTimes, EdgeReport, Report, StageReport
+from ._stages import BufferStage
+from ._stats import Tally
+from ._topology import Node
+from ._wires import Edge
+
+
+def report_of(live: Live) -> Report:
+    """Give the figures of a run at this moment."""
+    now = perf_counter()
+    elapsed = now - live.opened if live.elapsed is None else live.elapsed
+    busy: dict[Tally, float] = {}
+    for runner in live.runners:
+        runner.refresh()
+        busy.update(_busy(runner, now))
+    for planned, edge in live.edges.items():
+        if planned.buffer is not None:
+            _count_buffer(live.tallies[planned.buffer], edge)
+    stages = tuple(_stage(node, live, elapsed, busy) for node in live.topology.nodes)
+    return Report(
+        elapsed=elapsed,
+        stages=stages,
+        edges=_edges(live),
+        failures=(*live.first_failures, *live.last_failures),
+        failed=live.failed,
+        interrupts=live.interrupts,
+        bottleneck=_bottleneck(live, stages, elapsed),
+    )
+
+
+def _busy(runner: Runner, now: float) -> dict[Tally, float]:
+    """Share a runner's time among its stages."""
+    tallies = [step.tally for step in runner.steps]
+    if len(tallies) == 1 and not tallies[0].sampled and tallies[0].calls.count:
+        return {tallies[0]: tallies[0].calls.total}
+    if runner.started is None:
+        return dict.fromkeys(tallies, 0.0)
+    alive = (now if runner.ended is None else runner.ended) - runner.started
+    rest = alive - sum(tally.waiting + tally.blocked for tally in tallies)
+    if len(tallies) == 1:
+        estimate = _estimate(tallies[0])
+        return {tallies[0]: min(rest, estimate) if estimate else max(0.0, rest)}
+    return {tally: min(_estimate(tally), max(0.0, rest)) for tally in tallies}
+
+
+def _estimate(tally: Tally) -> float:
+    """Estimate the time of all calls from those that were timed."""
+    calls = tally.calls
+    if not calls.count:
+        return 0.0
+    return calls.total / calls.count * max(tally.taken, calls.count)
+
+
+def _count_buffer(tally: Tally, edge: Edge) -> None:
+    """Give a buffer that is nothing but an edge the account of that edge."""
+    tally.taken = edge.values_in
+    tally.discarded = edge.discarded
+    tally.done = tally.given = edge.values_out
+
+
+def _stage(node: Node, live: Live, elapsed: float, busy: dict[Tally, float]) -> StageReport:
+    tally = live.tallies[node]
+    return StageReport(
+        name=tally.name,
+        kind=kind_of(node.stage),
+        taken=tally.taken,
+        done=tally.done,
+        filtered=tally.filtered,
+        skipped=tally.skipped,
+        failed=tally.failed,
+        discarded=tally.discarded,
+        in_hand=tally.in_hand,
+        given=tally.given,
+        retries=tally.retries,
+        busy=busy.get(tally, 0.0),
+        waiting=tally.waiting,
+        blocked=tally.blocked,
+        throughput=tally.done / elapsed if elapsed > 0 else 0.0,
+        calls=_calls(tally),
+    )
+
+
+def _calls(tally: Tally) -> CallTimes:
+    calls = tally.calls
+    if not calls.count:
+        return CallTimes()
+    return CallTimes(
+        count=calls.count,
+        sampled=tally.sampled,
+        mean=calls.total / calls.count,
+        p50=calls.percentile(0.5),
+        p90=calls.percentile(0.9),
+        p99=calls.percentile(0.99),
+        longest=calls.high,
+    )
+
+
+def _edges(live: Live) -> tuple[EdgeReport, ...]:
+    """Give every edge of the graph; those inside a task hold nothing."""
+    reports = [
+        EdgeReport(
+            source=edge.source,
+            target=edge.target,
+            capacity=edge.capacity,
+            entered=edge.entered,
+            left=edge.left,
+            discarded=edge.discarded,
+            inside=edge.inside,
+            dropped=edge.dropped,
+        )
+        for edge in live.edges.values()
+    ]
+    names = live.topology.names
+    for task in live.plan.tasks:
+        for upper, lower in zip(task, task[1:], strict=False):
+            count = live.tallies[lower].taken
+            reports.append(EdgeReport(names[upper], names[lower], 0, count, count, 0, 0))
+    return tuple(reports)
+
+
+def _bottleneck(live: Live, stages: tuple[StageReport, ...], elapsed: float) -> Bottleneck | None:
+    """Find the stage that sets the pace: the most utilised one with full input."""
+    if elapsed <= 0:
+        return None
+    by_name = {stage.name: stage for stage in stages}
+    best: tuple[float, StageReport, str] | None = None
+    for node in live.topology.nodes:
+        stage = by_name[live.topology.names[node]]
+        width = getattr(getattr(node.stage, "options", None), "width", 1)
+        use = stage.busy / (elapsed * width)
+        if isinstance(node.stage, BufferStage) or not stage.taken:
+            continue
+        if best is None or use > best[0]:
+            calls = f" in each of {width} calls at once" if width > 1 else ""
+            best = (use, stage, calls)
+    if best is None or best[0] < 0.05:  # nobody is: the input or the reader sets the pace
+        return None
+    use, stage, calls = best
+    return Bottleneck(stage.name, f"busy {min(use, 1.0):.0%} of the time{calls}")

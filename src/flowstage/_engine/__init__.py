@@ -1,0 +1,66 @@
+"""The runners: which kind of stage is run by what."""
+
+from __future__ import annotations
+
+from .._stages import (
+    BalanceStage,
+    BatchStage,
+    BufferStage,
+    CallStage,
+    ConcatStage,
+    GatherStage,
+    InputStage,
+    MergeStage,
+    RouteStage,
+    SourceStage,
+    Stage,
+    TransformStage,
+    ZipLatestStage,
+    ZipStage,
+)
+from .chain import Chain
+from .join import ConcatRunner, GatherRunner, MergeRunner, ZipLatestRunner, ZipRunner
+from .offload import Offload
+from .pool import Pool
+from .reshape import BatchRunner
+from .runner import Frame, Runner
+from .source import EntryRunner, InputRunner, SourceRunner
+from .split import BalanceRunner, RouteRunner
+from .transform import TransformRunner
+
+RUNNERS: dict[type[Stage], type[Runner]] = {
+    BatchStage: BatchRunner,
+    BufferStage: Chain,
+    TransformStage: TransformRunner,
+    RouteStage: RouteRunner,
+    BalanceStage: BalanceRunner,
+    MergeStage: MergeRunner,
+    GatherStage: GatherRunner,
+    ZipStage: ZipRunner,
+    ZipLatestStage: ZipLatestRunner,
+    ConcatStage: ConcatRunner,
+    InputStage: InputRunner,
+    SourceStage: SourceRunner,
+}
+
+
+def runner_for(stage: Stage) -> type[Runner]:
+    """Give the class that runs tasks whose first stage is this one."""
+    if isinstance(stage, CallStage):
+        if stage.options.on is not None:
+            return Offload
+        return Pool if stage.options.width > 1 else Chain
+    for kind in type(stage).__mro__:
+        if kind in RUNNERS:
+            return RUNNERS[kind]
+    raise TypeError(f"no runner for {stage!r}")
+
+
+__all__ = [
+    "EntryRunner",
+    "Frame",
+    "InputRunner",
+    "Runner",
+    "SourceRunner",
+    "runner_for",
+]

@@ -1,0 +1,170 @@
+"""One call of one user function: guard, timeout, retry, context, hooks, time.
+
+Everything that a call may need is here, in the order in which it applies: the hooks see an item once,
+a retry wraps the attempts, a timeout belongs to one attempt, and the guard tells a user's error from
+a cancellation of the run. The hot loops of the chain make plain calls themselves and come here for
+everything else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any
+
+from anyio import current_time, move_on_after, sleep
+
+from .._envelope import Envelope, Sentinel
+from .._errors import StageError, StageTimeout
+from .._stages import CallStage
+from .._stats import Tally
+from .._wires import Outlet
+from .hooks import Hooks
+from .runner import Frame, Step, own_error
+
+
+class CallFailed(Exception):
+    """A call failed for good."""
+
+    def __init__(self, error: BaseException, attempts: int) -> None:
+        self.error = error
+        self.attempts = attempts
+
+
+class CallStep(Step):
+    """A stage that calls a function.
+
+    Attributes:
+        settled: whether it is known if the function gives awaitables.
+        awaits: that it does.
+        simple: a bare `fn(value)` is all there is to a call.
+    """
+
+    __slots__ = (
+        "awaits",
+        "fn",
+        "frame",
+        "hooks",
+        "keep_time",
+        "options",
+        "settled",
+        "simple",
+    )
+
+    stage: CallStage
+
+    def __init__(
+        self, frame: Frame, stage: CallStage, tally: Tally, failures: Outlet | None
+    ) -> None:
+        super().__init__(stage, tally, failures)
+        self.frame = frame
+        self.fn = stage.fn
+        self.options = options = stage.options
+        nature = stage.nature
+        self.awaits = nature == "async"
+        self.settled = self.awaits or options.on is not None
+        self.hooks = Hooks.of(frame, tally.name)
+        self.keep_time = frame.timing
+        self.simple = not (
+            options.retry or options.timeout or options.pass_context or self.hooks or frame.timing
+        )
+
+    async def call(self, envelope: Envelope) -> Any:
+        """Give the function's result for an item.
+
+        Raises:
+            CallFailed: every attempt failed, or the error is not worth another.
+        """
+        value = envelope.value
+        if self.hooks is not None:
+            await self.hooks.before(value, envelope.context)
+        failures = 0
+        working = self.tally.working
+        while True:
+            began = perf_counter()
+            working[envelope] = (began, value)
+            try:
+                result = await self.attempt(envelope)
+                break
+            except BaseException as raised:
+                error = await own_error(raised, self.frame, self.name)
+            finally:
+                del working[envelope]
+                self.spent(envelope, perf_counter() - began)
+            failures += 1
+            retry = self.options.retry
+            if retry is None or not retry.again(error, failures):
+                if self.hooks is not None:
+                    await self.hooks.after(value, None, error, envelope.context)
+                raise CallFailed(error, failures) from None
+            self.tally.retries += 1
+            if (delay := retry.wait(failures)) > 0:
+                await sleep(delay)
+        if self.hooks is not None:
+            await self.hooks.after(value, result, None, envelope.context)
+        return result
+
+    async def attempt(self, envelope: Envelope) -> Any:
+        """Call the function once, with its timeout."""
+        if self.options.timeout is None:
+            result = self.start(envelope)
+            if self.awaits:
+                result = await result
+        else:
+            result = await self.within_timeout(lambda: self.start_async(envelope))
+        if type(result) is Sentinel:
+            raise sentinel_given(self.name)
+        return result
+
+    async def start_async(self, envelope: Envelope) -> Any:
+        """Call the function once and wait for its result."""
+        result = self.start(envelope)
+        return await result if self.awaits else result
+
+    async def within_timeout(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Wait for user code no longer than the stage's timeout.
+
+        A result that comes when the deadline has passed is late, and so is an error of a call
+        that was told to stop only if the call let the cancellation through.
+
+        Raises:
+            StageTimeout: it took longer.
+        """
+        timeout = self.options.timeout
+        if timeout is None:
+            return await work()
+        with move_on_after(timeout) as scope:
+            result = await work()
+            if current_time() < scope.deadline:
+                return result
+        raise StageTimeout(f"stage {self.name!r} took longer than {timeout} s")
+
+    def spent(self, envelope: Envelope, seconds: float) -> None:
+        """Count time that the function took."""
+        self.tally.calls.record(seconds)
+        if self.keep_time and envelope.clock is not None:
+            envelope.clock.compute(seconds)
+
+    def start(self, envelope: Envelope) -> Any:
+        """Make the call; tell by the first result whether it has to be awaited."""
+        if self.options.pass_context:
+            result = self.fn(envelope.value, context=envelope.context)
+        else:
+            result = self.fn(envelope.value)
+        if not self.settled:
+            self.awaits = inspect.isawaitable(result)
+            self.settled = True
+            if self.options.timeout is not None and not self.awaits:
+                raise TypeError(
+                    f"stage {self.name!r} has a timeout, but its function turned out to be plain, "
+                    "and a plain function on the event loop cannot be timed out; run it in a place"
+                )
+        return result
+
+
+def sentinel_given(name: str) -> StageError:
+    """Make the error for a stage that gave a sentinel as its result."""
+    return StageError(
+        f"stage {name!r} gave a Sentinel as its result; only sources and run.send_sentinel() may"
+    )

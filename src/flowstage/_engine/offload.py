@@ -1,0 +1,563 @@
+"""Calls in worker threads: seats owned, work batched by time slice.
+
+A worker is a long-lived task that stands for one call at once. It takes a seat first, then what is
+waiting, as much as can be done in one time slice and no more than its share among the free seats;
+calls the function in a thread for item after item until the slice is over; gives the seat back; hands
+on what is done and hands back what is not. So a seat is held while user code runs and never while
+anything waits, and no result is held up for longer than one slice or one item.
+
+A thread cannot be cancelled. A worker whose thread runs on after an interrupt or a timeout stays with
+it: the concurrency slot and the seat are taken until the thread really ends, and what it brings is
+dropped. (`abandon_on_cancel` would give the seat back at once on asyncio but not on trio: six threads
+ran under a limit of two.) Its function can ask `anyio.from_thread.check_cancelled()`.
+
+Workers belong to the run, not to the epoch; everything else about the window is the pool's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from anyio import (
+    CancelScope,
+    CapacityLimiter,
+    Event,
+    get_cancelled_exc_class,
+    move_on_after,
+    sleep,
+    to_thread,
+)
+from anyio.lowlevel import RunVar, checkpoint_if_cancelled
+
+from .._envelope import HOLE, Envelope, Sentinel
+from .._errors import StageTimeout
+from .._places import Threads
+from .._stages import FilterStage, MapStage
+from .._wires import Edge, Outlet
+from .call import CallFailed, sentinel_given
+from .pool import Pool, Slot, Worker
+from .runner import Frame, Step, Stopped, own_error
+
+SLICE = 0.002
+"""Seconds after which a call hands back what is done; 60 µs of a call are then 3 % of it."""
+MOST_IN_A_CALL = 256
+
+
+def run_slice(
+    call: Callable[[Envelope], Any], envelopes: Sequence[Envelope], seconds: float
+) -> tuple[list[tuple[Any, BaseException | None]], float]:
+    """Call a function for one item after the other until the time is over. Runs in a thread."""
+    answers: list[tuple[Any, BaseException | None]] = []
+    began = perf_counter()
+    end = began + seconds
+    for envelope in envelopes:
+        try:
+            answers.append((call(envelope), None))
+        except BaseException as error:  # carried to the loop, where the guard looks at it
+            answers.append((None, error))
+            if not isinstance(error, Exception):
+                break
+        if perf_counter() > end:
+            break
+    return answers, perf_counter() - began
+
+
+def run_iterator(
+    iterator: Iterator[Any], seconds: float, most: int
+) -> tuple[list[Any], list[float], bool, BaseException | None]:
+    """Take values from an iterator until the time is over. Runs in a thread.
+
+    Returns:
+        the values, when each was got, whether there may be more, and what the iterator raised.
+    """
+    values: list[Any] = []
+    times: list[float] = []
+    end = perf_counter() + seconds
+    try:
+        while len(values) < most:
+            values.append(next(iterator))
+            now = perf_counter()
+            times.append(now)
+            if now > end:
+                break
+    except StopIteration:
+        return values, times, False, None
+    except BaseException as error:
+        return values, times, False, error
+    return values, times, True, None
+
+
+class Seat:
+    """One seat of a place, taken before there is work and given back as soon as it is done."""
+
+    __slots__ = ("_seats", "_taken")
+
+    def __init__(self, place: Threads) -> None:
+        self._seats = place.seats()
+        self._taken = False
+
+    @property
+    def free(self) -> int:
+        """Seats that nobody has."""
+        return int(self._seats.available_tokens)
+
+    async def take(self) -> None:
+        """Wait for a seat, in turn with everybody who wants one of this place."""
+        await self._seats.acquire_on_behalf_of(self)
+        self._taken = True
+
+    def leave(self) -> None:
+        """Give the seat back, unless that has been done."""
+        if self._taken:
+            self._taken = False
+            self._seats.release_on_behalf_of(self)
+
+    async def take_back(self) -> None:
+        """Take the seat again after a rest, if the run still goes on."""
+        if not self._taken:
+            await self.take()
+
+    async def rest(self, seconds: float) -> None:
+        """Give the seat to others for a while."""
+        if seconds > 0:
+            self.leave()
+            await sleep(seconds)
+            await self.take()
+
+
+async def in_thread(work: Callable[..., Any], *args: Any) -> Any:
+    """Run work in a thread to its end, for a caller that has a seat."""
+    return await to_thread.run_sync(work, *args, limiter=_no_limit())
+
+
+_unlimited: RunVar[CapacityLimiter] = RunVar("flowstage.unlimited")
+
+
+def _no_limit() -> CapacityLimiter:
+    """Give a limiter that does not limit: the seat has been counted already."""
+    try:
+        return _unlimited.get()
+    except LookupError:
+        limiter = CapacityLimiter(math.inf)
+        _unlimited.set(limiter)
+        return limiter
+
+
+async def at_place(place: Threads, work: Callable[..., Any], *args: Any) -> Any:
+    """Take a seat, run work in a thread, give the seat back."""
+    seat = Seat(place)
+    await seat.take()
+    try:
+        return await in_thread(work, *args)
+    finally:
+        seat.leave()
+
+
+class Offload(Pool):
+    """A stage whose calls run in threads.
+
+    Attributes:
+        undone: slots that a call took and handed back, or that stood behind a mark.
+        coming: workers that were called and have not taken anything yet.
+        crew: workers that have nothing to do.
+        pace: seconds an item takes, a moving average.
+        single: one item a call, because it may be timed out, tried again or observed.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        steps: Sequence[Step],
+        inlets: Sequence[Edge],
+        outlets: Mapping[Hashable, Outlet],
+    ) -> None:
+        self.crew: list[Worker] = []
+        self.hired = 0
+        super().__init__(frame, steps, inlets, outlets)
+        options = self.step.options
+        assert isinstance(options.on, Threads)
+        self.place = options.on
+        self.room = self.width * MOST_IN_A_CALL
+        self.pace = 0.0
+        self.closing = False
+        self.single = bool(
+            options.timeout or options.retry or self.step.hooks or frame.timing or self.is_flat
+        )
+        fn = self.step.fn
+        self.call: Callable[[Envelope], Any] = lambda envelope: fn(envelope.value)
+        if options.pass_context:
+            self.call = lambda envelope: fn(envelope.value, context=envelope.context)
+        self.step.tally.sampled = not self.single
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.idle = self.crew
+        self.undone: deque[Slot] = deque()
+        self.coming = 0
+
+    async def serve(self) -> None:
+        self._begin()
+        await self.coordinate()
+
+    def conclude(self) -> None:
+        self.closing = True
+        for worker in self.crew:
+            worker.assign(None)
+        if self.busy:
+            self.busy = 0
+            self.frame.watch.leave()
+        super().conclude()
+
+    # -- calling workers ------------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """Items that could be taken up."""
+        inlet = self.inlet
+        inside = inlet.used - inlet.marks_inside - inlet.faults_inside
+        return len(self.undone) + max(0, min(inside, self.room - self.items))
+
+    def may_call(self) -> bool:
+        """Tell whether there is a worker to call."""
+        return bool(self.crew) or self.hired < self.width
+
+    def staff(self) -> None:
+        if self.inlet.marks_inside or self.inlet.faults_inside:
+            slot = self.take()  # a mark takes no seat: what stands before the next item passes here
+            if slot is not None:
+                self.undone.append(slot)
+        while self.coming < self.waiting() and self.barrier_allows() and self.may_call():
+            self.coming += 1
+            self.begin_work()
+            if self.crew:
+                worker = self.crew.pop()
+                worker.seen = self.seen
+                worker.assign(None)
+            else:
+                self.hired += 1
+                self.workers = self.hired
+                worker = Worker(None)
+                worker.seen = self.seen
+                self.frame.spawn_uncounted(partial(self.work, worker))
+
+    def barrier_allows(self) -> bool:
+        """Tell whether a barrier leaves anything to be taken up: what stood before it does."""
+        return self.barrier is None or bool(self.undone)
+
+    def take_batch(self, seat: Seat) -> list[Slot]:
+        """Take a fair share of what is waiting, no more than a slice's worth."""
+        most = 1
+        if not self.single:
+            helpers = min(self.width - self.busy, seat.free)
+            most = -(-self.waiting() // (1 + max(0, helpers)))
+            if self.pace:
+                most = min(most, int(SLICE / self.pace))
+            most = max(1, min(most, MOST_IN_A_CALL))
+        batch: list[Slot] = []
+        while len(batch) < most:
+            slot = self.undone.popleft() if self.undone else self.take()
+            if slot is None:
+                break
+            batch.append(slot)
+        return batch
+
+    # -- workers --------------------------------------------------------------------------------
+
+    async def work(self, worker: Worker) -> None:
+        """Do shifts: one each time the coordinator calls."""
+        try:
+            while not self.closing:
+                await self.shift(worker.seen)
+                if worker.seen == self.frame.epoch.number and not self.closing:
+                    self.end_work()
+                self.crew.append(worker)
+                self.bell.ring()
+                await worker.wait()
+        except Stopped:
+            return
+        except get_cancelled_exc_class():
+            if not self.frame.cancelled:
+                await checkpoint_if_cancelled()
+                self.fail_unasked()
+            raise
+        except Exception as error:
+            self.frame.crash(error)
+
+    async def shift(self, seen: int) -> None:
+        """Take a seat, take work, do it in a thread, hand it on; until there is no more."""
+        epoch, seat = self.frame.epoch, Seat(self.place)
+        came = False
+        while True:
+            await seat.take()
+            try:
+                if seen != epoch.number or self.closing:
+                    return
+                if not came:
+                    came = True
+                    self.coming -= 1
+                batch = self.take_batch(seat)
+                if self.needed or (self.waiting() and self.may_call()):
+                    self.bell.ring()
+                if not batch:
+                    return
+                if self.single:
+                    await self.one_in_thread(batch[0], seat, seen)
+                else:
+                    await self.batch_in_thread(batch, seen)
+            finally:
+                seat.leave()
+            if seen != epoch.number:
+                return
+            self.advance()
+            if self.needed or self.over():
+                self.bell.ring()
+            if not self.waiting():
+                return
+
+    async def batch_in_thread(self, batch: list[Slot], seen: int) -> None:
+        """Do what can be done of a batch in one time slice."""
+        tally, epoch = self.step.tally, self.frame.epoch
+        tally.working[batch[0]] = (perf_counter(), batch[0].envelope.value)
+        answers: list[tuple[Any, BaseException | None]] = []
+        spent = 0.0
+        try:
+            with epoch.work():
+                envelopes = [slot.envelope for slot in batch]
+                answers, spent = await in_thread(run_slice, self.call, envelopes, SLICE)
+        finally:
+            del tally.working[batch[0]]
+        if answers:
+            pace = spent / len(answers)
+            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
+            tally.calls.record(pace, len(answers))
+        if seen != epoch.number:
+            return
+        for slot, (result, error) in zip(batch, answers, strict=False):
+            await self.note(slot, result, error)
+            self.finish(slot)
+        if len(answers) < len(batch):
+            self.undone.extendleft(reversed(batch[len(answers) :]))
+
+    def finish(self, slot: Slot) -> None:
+        """Let a slot leave as soon as it is its turn."""
+        slot.finished = True
+        if not self.ordered:
+            self.ready.append(slot)
+
+    async def note(self, slot: Slot, result: Any, error: BaseException | None) -> None:
+        """Note what came of an item."""
+        if error is None:
+            error = self.wrong(result)
+        elif not isinstance(error, Exception):
+            error = await own_error(error, self.frame, self.step.name)
+        if error is None:
+            stage, envelope = self.step.stage, slot.envelope
+            try:
+                if isinstance(stage, MapStage):
+                    envelope.value = result
+                elif isinstance(stage, FilterStage) and not result:
+                    slot.ended, slot.mark = "filtered", HOLE
+                    return
+            except Exception as raised:  # a result whose truth cannot be told
+                error = raised
+            else:
+                slot.out = deque((envelope,))
+                return
+        self.note_failed(slot, CallFailed(error, slot.attempts))
+
+    def wrong(self, result: Any) -> Exception | None:
+        """Give the error for a result that no function may give from a thread."""
+        if type(result) is Sentinel:
+            return sentinel_given(self.step.name)
+        if inspect.iscoroutine(result):
+            result.close()
+            return TypeError(
+                f"stage {self.step.name!r} gave a coroutine in a thread; async functions run on "
+                "the event loop: leave out on="
+            )
+        return None
+
+    async def one_in_thread(self, slot: Slot, seat: Seat, seen: int) -> None:
+        """Do one item with everything that its options ask for."""
+        step, envelope, epoch = self.step, slot.envelope, self.frame.epoch
+        item, hooks, retry = envelope.value, step.hooks, step.options.retry
+        if hooks is not None:
+            await hooks.before(item, envelope.context)
+        while seen == epoch.number:
+            result, error = await self.attempt(slot, seat, seen)
+            if seen != epoch.number:
+                return
+            if error is None or retry is None or slot.count:
+                break
+            if not retry.again(error, slot.attempts):
+                break
+            slot.attempts += 1
+            step.tally.retries += 1
+            await seat.rest(retry.wait(slot.attempts - 1))
+        if seen != epoch.number:
+            return
+        if slot.failed is None and not slot.finished:
+            if self.is_flat and error is None:
+                slot.out = slot.out or deque()
+            else:
+                await self.note(slot, result, error)
+        if hooks is not None:
+            failed = error or (slot.failed.error if slot.failed else None)
+            value = slot.count if self.is_flat else result
+            if slot.mark is HOLE:
+                value = False
+            elif isinstance(step.stage, FilterStage):
+                value = bool(result)
+            await hooks.after(item, None if failed else value, failed, envelope.context)
+            if seen != epoch.number:
+                return
+        if not slot.finished:
+            self.finish(slot)
+
+    async def attempt(self, slot: Slot, seat: Seat, seen: int) -> tuple[Any, BaseException | None]:
+        """Call once; with a timeout, give up waiting when it is over but stay till the end."""
+        if self.is_flat:
+            return None, await self.flat_in_thread(slot, seat, seen)
+        envelope, timeout = slot.envelope, self.step.options.timeout
+        began = perf_counter()
+        self.step.tally.working[slot] = (began, envelope.value)
+        outcome: list[tuple[Any, BaseException | None]] = []
+        try:
+            if timeout is None:
+                outcome = await self._thread_call(run_slice, self.call, (envelope,), 0.0)
+            else:
+                done = Event()
+                late = False
+                self.frame.spawn_uncounted(partial(self._timed, envelope, outcome, done))
+                try:
+                    with move_on_after(timeout) as scope:
+                        await done.wait()
+                    late = scope.cancelled_caught
+                finally:
+                    if not done.is_set():
+                        await self._stay(slot, done, timeout, seen, late=late)
+                if late:
+                    outcome = [(None, self._too_late(timeout))]
+        finally:
+            self.step.tally.working.pop(slot, None)
+            self.step.spent(envelope, perf_counter() - began)
+        return outcome[0] if outcome else (None, None)
+
+    def _too_late(self, timeout: float) -> StageTimeout:
+        return StageTimeout(f"stage {self.step.name!r} took longer than {timeout} s")
+
+    async def _stay(
+        self, slot: Slot, done: Event, timeout: float, seen: int, *, late: bool
+    ) -> None:
+        """Report a timeout at once if it is final; stay until the thread has ended."""
+        retry = self.step.options.retry
+        error = self._too_late(timeout)
+        if late and seen == self.frame.epoch.number:
+            if retry is None or not retry.again(error, slot.attempts):
+                try:
+                    self.note_failed(slot, CallFailed(error, slot.attempts))
+                finally:
+                    if slot.failed is not None:
+                        self.finish(slot)
+                        self.advance()
+                        self.bell.ring()
+                    with CancelScope(shield=True):
+                        await done.wait()
+                return
+        with CancelScope(shield=True):
+            await done.wait()
+
+    async def _timed(
+        self, envelope: Envelope, outcome: list[tuple[Any, BaseException | None]], done: Event
+    ) -> None:
+        """Run a call that somebody else waits for, perhaps not to the end."""
+        try:
+            outcome.extend(await self._thread_call(run_slice, self.call, (envelope,), 0.0))
+        finally:
+            done.set()
+
+    async def _thread_call(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Run a call in a thread; give its answers, or nothing if it was not even begun."""
+        answers: Any = []
+        with self.frame.epoch.work():
+            answers, _ = await in_thread(work, *args)
+        return answers
+
+    async def flat_in_thread(self, slot: Slot, seat: Seat, seen: int) -> BaseException | None:
+        """Read what a `flat_map` makes of one item, slice by slice, no faster than it is given."""
+        envelope, iterator = slot.envelope, None
+        slot.out = deque()
+        try:
+            while True:
+                began = perf_counter()
+                values: list[Any] = []
+                times, more, error = [], False, None
+                with self.frame.epoch.work():
+                    if iterator is None:
+                        iterator, error = await in_thread(begin_iterator, self.call, envelope)
+                    if iterator is not None:
+                        values, times, more, error = await in_thread(
+                            run_iterator, iterator, SLICE, MOST_IN_A_CALL
+                        )
+                del times
+                self.step.spent(envelope, perf_counter() - began)
+                if seen != self.frame.epoch.number:
+                    return None
+                for number, value in enumerate(values):
+                    if type(value) is Sentinel:
+                        values, more, error = values[:number], False, sentinel_given(self.step.name)
+                        break
+                if error is not None and not isinstance(error, Exception):
+                    error = await own_error(error, self.frame, self.step.name)
+                slot.count += len(values)
+                if values:
+                    seat.leave()
+                    try:
+                        await self.offer(slot, [envelope.child(value) for value in values], seen)
+                    finally:
+                        await seat.take_back()
+                if not more:
+                    if error is None:
+                        iterator = None
+                    return error
+        finally:
+            if iterator is not None and hasattr(iterator, "close"):
+                with CancelScope(shield=True):
+                    await in_thread(close_quietly, iterator)
+
+
+def begin_iterator(
+    call: Callable[[Envelope], Any], envelope: Envelope
+) -> tuple[Iterator[Any] | None, BaseException | None]:
+    """Call the function of a `flat_map` and make an iterator of what it gives. Runs in a thread."""
+    try:
+        values = call(envelope)
+        if hasattr(values, "__aiter__") or inspect.iscoroutine(values):
+            if inspect.iscoroutine(values):
+                values.close()
+            raise TypeError("a flat_map in threads takes a plain function giving a plain iterable")
+        return iter(values), None
+    except BaseException as error:  # carried to the loop, where the guard looks at it
+        return None, error
+
+
+def close_quietly(iterator: Any) -> None:
+    """Close a generator; its error, if any, comes after the one that made us close it."""
+    with suppress(Exception):
+        iterator.close()
+
+
+async def pull_in_thread(
+    iterator: Iterator[Any], place: Threads
+) -> tuple[list[tuple[Any, float]], bool, BaseException | None]:
+    """Take what a blocking source gives in one time slice, each value with its time."""
+    values, times, more, error = await at_place(
+        place, run_iterator, iterator, SLICE, MOST_IN_A_CALL
+    )
+    return list(zip(values, times, strict=True)), more, error

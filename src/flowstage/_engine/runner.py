@@ -1,0 +1,351 @@
+"""What every runner is, and what a run gives its runners.
+
+A runner owns one task: it takes from its inlets, works, gives to its outlets. Its life is a loop of
+epochs. `serve` is the work of one epoch, with its state in local variables or in what it sets up
+anew, so that beginning afresh after an interrupt is nothing but calling it again.
+
+How `serve` ends:
+
+=====================  ====================================================================
+returns                the input is done and everything is given: the outlets end
+`Enough`               nobody wants more: the inlets finish, the outlets end
+`Flushed`, cancelled   the epoch is over: `serve` is called again
+`Stopped`              the failure is reported; nothing is concluded, cancellation follows
+=====================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, Protocol
+
+from anyio import CancelScope, Event, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from .._envelope import HOLE, Barrier, Envelope, Failure, Fault, Mark
+from .._epoch import Epoch, Flushed
+from .._errors import StageError, safe_repr
+from .._policies import OnError
+from .._stages import MAIN, CallStage, Stage
+from .._stats import Tally
+from .._watch import Bell, Watch
+from .._wires import Edge, Enough, Outlet, wait_any
+
+logger = logging.getLogger("flowstage")
+
+LONGEST_TURN = 0.001
+"""Seconds a loop over an edge may run before it lets other tasks have a turn."""
+MOST_IN_A_TURN = 256
+"""Items after which it does so in any case."""
+
+
+class Stopped(Exception):
+    """The run is failing; whoever meets this concludes nothing."""
+
+
+class Frame(Protocol):
+    """What a run gives its runners."""
+
+    epoch: Epoch
+    watch: Watch
+    ready: Event
+    on_error: OnError
+    context: Mapping[str, Any] | None
+    contextual: bool
+    timing: bool
+    observers: Sequence[Any]
+    close_timeout: float
+    cancelled: bool
+
+    def fail(self, failure: Failure) -> None:
+        """Report the failure that ends the run; cancellation follows."""
+
+    def crash(self, error: BaseException) -> None:
+        """Carry an exception that is no stage's failure to the run's host, to be raised bare."""
+
+    def note(self, failure: Failure) -> None:
+        """Record a failure that was handled."""
+
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Start a task of the run and count it; it says `watch.leave()` when it ends."""
+
+    def spawn_uncounted(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Start a task that is alive only while its runner says so."""
+
+    def envelope(self, item: Any, context: Any = None) -> Envelope:
+        """Put an item that enters into an envelope."""
+
+    def joined(self, value: Any, parts: Sequence[Envelope], *, merge: bool = False) -> Envelope:
+        """Put what was made of several items into an envelope."""
+
+    def begun(self) -> None:
+        """Note that a runner has begun; sources are opened when all have."""
+
+    def sentinel_from(self, entry: Any, sentinel: Any) -> None:
+        """Give a sentinel that a source yielded its number, and its place at every entry."""
+
+
+class Step:
+    """One stage as a runner has it: its description, its account, its branch for failures."""
+
+    __slots__ = ("failures", "name", "stage", "tally")
+
+    def __init__(self, stage: Stage, tally: Tally, failures: Outlet | None) -> None:
+        self.stage = stage
+        self.name = tally.name
+        self.tally = tally
+        self.failures = failures
+
+
+class Runner:
+    """One task of a run.
+
+    Attributes:
+        steps: its stages, upstream first; most runners have one.
+        seen: the epoch it works for.
+        waits: what it waits for now, for `explain`: "input", "output" or nothing.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        steps: Sequence[Step],
+        inlets: Sequence[Edge],
+        outlets: Mapping[Hashable, Outlet],
+    ) -> None:
+        self.frame = frame
+        self.steps = list(steps)
+        self.inlets = list(inlets)
+        self.outlets = dict(outlets)
+        self.dead_letters = [step.failures for step in steps if step.failures is not None]
+        self.bell = Bell(frame.watch)
+        self.seen = 0
+        self.waits = ""
+        self.waits_at: Sequence[Edge] = ()
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.scope: CancelScope | None = None
+        for outlet in (*self.outlets.values(), *self.dead_letters):
+            for edge in outlet.edges:
+                edge.on_finish = self.released
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until the input ends, nobody wants more, or the run is cancelled."""
+        frame = self.frame
+        self.started = perf_counter()
+        frame.begun()
+        try:
+            while True:
+                self.seen = frame.epoch.number
+                with frame.epoch.work() as self.scope:
+                    try:
+                        await self.serve()
+                    except Flushed:
+                        continue
+                    except Enough:
+                        pass
+                    break
+                if not self.wanted():
+                    break
+            self.conclude()
+        except Stopped:
+            pass
+        except get_cancelled_exc_class():
+            if not frame.cancelled:
+                await checkpoint_if_cancelled()
+                self.fail_unasked()
+            raise
+        except BaseException as error:
+            frame.crash(error)
+        finally:
+            self.ended = perf_counter()
+            frame.watch.leave()
+
+    async def serve(self) -> None:
+        """Do the work of one epoch."""
+        raise NotImplementedError
+
+    def conclude(self) -> None:
+        """Pass on that nothing more comes from here, and that nothing more is wanted."""
+        self.discard()
+        for inlet in self.inlets:
+            inlet.finish()
+        for outlet in (*self.outlets.values(), *self.dead_letters):
+            outlet.end()
+
+    def released(self) -> None:
+        """Stop when nobody is left who wants what goes out here: work in flight is cancelled."""
+        if self.scope is not None and not self.wanted():
+            self.scope.cancel()
+
+    def fail_unasked(self) -> None:
+        """Report that this runner's task was cancelled by somebody outside the run."""
+        error = StageError(f"the task of stage {self.steps[0].name!r} was cancelled from outside")
+        self.frame.fail(Failure(self.steps[0].name, None, error, 1))
+
+    def refresh(self) -> None:
+        """Bring the tallies up to date, where they are derived from the edges."""
+
+    def discard(self) -> int:
+        """Settle the account of an epoch that is over: what is in hand is discarded."""
+        self.refresh()
+        return sum(step.tally.let_go() for step in self.steps)
+
+    def wanted(self) -> bool:
+        """Tell whether anybody still wants what goes out here."""
+        if any(outlet.open for outlet in self.outlets.values()):
+            return True
+        return any(outlet.open for outlet in self.dead_letters)
+
+    @property
+    def name(self) -> str:
+        """The name of its first stage."""
+        return self.steps[0].name
+
+    def at_work(self) -> list[tuple[float, Any]]:
+        """Give the calls under way: when each began, and with what item."""
+        return [entry for step in self.steps for entry in step.tally.working.values()]
+
+    def on_want(self) -> None:
+        """Pass on that somebody downstream is ready to begin reading."""
+        for edge in self.inlets:
+            edge.want()
+
+    def hold_back(self) -> None:
+        """Wait to be wanted; only a source has anything to hold back."""
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Let go of the work of an older epoch."""
+        if self.seen != self.frame.epoch.number:
+            raise Flushed
+
+    async def wait_item(self, inlets: Sequence[Edge] | None = None) -> None:
+        """Wait until an inlet may have something or has ended."""
+        inlets = self.inlets if inlets is None else inlets
+        began = perf_counter()
+        self.waits, self.waits_at = "input", inlets
+        try:
+            await wait_any(inlets, self.bell)
+        finally:
+            self.waits = ""
+            self.steps[0].tally.waiting += perf_counter() - began
+        self.check()
+
+    async def wait_room(self, outlet: Outlet, thing: Any) -> None:
+        """Wait until an outlet may have room for a thing."""
+        began = perf_counter()
+        self.waits, self.waits_at = "output", outlet.edges
+        try:
+            await outlet.wait_room(thing, self.bell)
+        finally:
+            self.waits = ""
+            self.steps[-1].tally.blocked += perf_counter() - began
+        self.check()
+
+    # -- giving ---------------------------------------------------------------------------------
+
+    async def give(self, thing: Envelope, outlet: Outlet) -> bool:
+        """Give an item; tell whether anybody took it.
+
+        Raises:
+            Enough: nobody wants anything that goes out of this runner.
+        """
+        try:
+            while not outlet.put(thing):
+                await self.wait_room(outlet, thing)
+        except Enough:
+            if not self.wanted():
+                raise
+            return False
+        return True
+
+    async def give_mark(self, mark: Mark, outlet: Outlet) -> None:
+        """Give what is no item, on one outlet."""
+        try:
+            while not outlet.put_mark(mark):
+                await self.wait_room(outlet, mark)
+        except Enough:
+            if not self.wanted():
+                raise
+
+    async def pass_mark(self, mark: Mark) -> None:
+        """Pass on what is not processed: a barrier everywhere, a fault or a hole on its way."""
+        if type(mark) is Barrier:
+            for outlet in (*self.outlets.values(), *self.dead_letters):
+                await self.give_mark(mark, outlet)
+            return
+        if type(mark) is Fault:
+            # A fan-out keeps a failure on its first open branch; everybody else has one outlet.
+            for outlet in self.outlets.values():
+                if outlet.open:
+                    await self.give_mark(mark, outlet)
+                    return
+            return
+        await self.give_mark(mark, self.outlets[MAIN])
+
+    # -- failing --------------------------------------------------------------------------------
+
+    async def handle(self, step: Step, item: Any, error: BaseException, attempts: int = 1) -> Mark:
+        """Deal with an item that failed, as its stage or the run says.
+
+        Returns:
+            what takes the item's place: a `Fault`, or the hole that a skipped item leaves.
+
+        Raises:
+            Stopped: the failure ends the run.
+        """
+        failure = Failure(step.name, item, error, attempts)
+        policy = policy_of(step.stage, self.frame)
+        if policy == "raise":
+            step.tally.failed += 1
+            self.frame.fail(failure)
+            raise Stopped
+        if step.failures is not None:
+            await self.give(Envelope(failure), step.failures)
+        self.frame.note(failure)
+        if policy == "emit":
+            step.tally.failed += 1
+            return Fault(failure)
+        step.tally.skipped += 1
+        logger.warning("stage %r skipped %s: %s", step.name, safe_repr(item), safe_repr(error))
+        return HOLE
+
+
+def policy_of(stage: Stage, frame: Frame) -> OnError:
+    """Give the error policy that holds for a stage."""
+    if isinstance(stage, CallStage):
+        return stage.options.on_error or frame.on_error
+    own: OnError | None = getattr(stage, "on_error", None)
+    return own or (frame.on_error if hasattr(stage, "on_error") else "raise")
+
+
+async def own_error(error: BaseException, frame: Frame, name: str) -> BaseException:
+    """Tell an error of user code from a cancellation of the run: the guard of every call.
+
+    Returns:
+        the error that the call failed with. A cancellation that nobody asked for becomes a
+        `StageError`: left alone, the task group would swallow it and the run would end as if all
+        were well (anyio #374).
+
+    Raises:
+        Stopped: `KeyboardInterrupt` or `SystemExit`, which the run's host raises bare.
+        BaseException: the cancellation, when a scope of ours was cancelled.
+    """
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        frame.crash(error)
+        raise Stopped from error
+    if isinstance(error, get_cancelled_exc_class()):
+        await checkpoint_if_cancelled()
+        unasked = StageError(
+            f"stage {name!r} was cancelled from inside: its function raised "
+            f"{type(error).__name__}, or awaited something that was cancelled"
+        )
+        unasked.__cause__ = error
+        return unasked
+    return error

@@ -1,0 +1,660 @@
+"""Where items enter: push inputs and sources, and the one order of the sentinels.
+
+An `Entry` owns the outlet where items enter the graph. What cannot be placed at once stands in its
+line: sends and sentinels, in the order in which they came. A sentinel gets its number and its place
+in every entry's line in one step, so that all entries agree on the order of all sentinels.
+
+* A push input has a pump, which moves the line whenever there is room.
+* A source has a feeder besides, which pulls an item, takes it through the inline stages fused to it,
+  and gives it. The feeder moves the line before each pull. While a pull is in flight the pump does:
+  so a sentinel never stands between the values that a `flat_map` makes of one item, and never waits
+  for an item that may not come.
+
+A pull is never cancelled to be repeated. `stop` cancels the one in flight, once, and the source is
+closed. An interrupt does not touch it: the item that it gives belongs to the new epoch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import suppress
+from inspect import isawaitable
+from time import perf_counter
+from typing import Any
+
+from anyio import CancelScope, Event, WouldBlock, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from .._envelope import Barrier, Envelope, Failure, Sentinel
+from .._epoch import Flushed
+from .._errors import NO_ITEM, ClosedError, safe_repr
+from .._places import Threads
+from .._stages import SourceStage
+from .._watch import Bell
+from .._wires import Edge, Enough, Outlet
+from .call import sentinel_given
+from .chain import Chain
+from .offload import at_place, pull_in_thread
+from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
+from .values import DONE, Values, read
+
+
+class Ticket:
+    """A thing that waits in line for its place.
+
+    Attributes:
+        state: "waiting", "placed", "discarded" (an interrupt) or "refused" (`stop`).
+    """
+
+    __slots__ = ("event", "state", "thing")
+
+    def __init__(self, thing: Envelope | Barrier) -> None:
+        self.thing = thing
+        self.event = Event()
+        self.state = "waiting"
+
+    def settle(self, state: str) -> None:
+        """Tell whoever waits what became of the thing."""
+        self.state = state
+        self.event.set()
+
+
+class Line:
+    """What waits to enter at one outlet.
+
+    Attributes:
+        closed: no more is taken in.
+        dormant: the entry is not opened yet (it stands behind a `concat`), or it has ended.
+        discarded: items that an interrupt took out of the line.
+    """
+
+    def __init__(self, outlet: Outlet) -> None:
+        self.outlet = outlet
+        self.tickets: deque[Ticket] = deque()
+        self.closed = False
+        self.discarded = 0
+        self.changed: Callable[[], None] = lambda: None
+
+    def place(self) -> bool:
+        """Place what can be placed; tell whether the line is empty now.
+
+        Raises:
+            Enough: nobody wants more.
+        """
+        outlet, tickets = self.outlet, self.tickets
+        while tickets:
+            thing = tickets[0].thing
+            if not (outlet.put(thing) if type(thing) is Envelope else outlet.put_mark(thing)):
+                return False
+            tickets.popleft().settle("placed")
+        return True
+
+    def join(self, thing: Envelope | Barrier) -> Ticket:
+        """Stand a thing in line."""
+        ticket = Ticket(thing)
+        self.tickets.append(ticket)
+        self.changed()
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take a thing out of the line whose owner wants it no more."""
+        if ticket.state == "waiting":
+            self.tickets.remove(ticket)
+
+    def forget(self) -> int:
+        """Discard the line at an interrupt; give the number of items."""
+        items = self._clear("discarded")
+        self.discarded += items
+        return items
+
+    def refuse_items(self) -> None:
+        """Refuse the items in line at `stop`; sentinels of the run keep their place."""
+        kept = [ticket for ticket in self.tickets if type(ticket.thing) is Barrier]
+        refused = [ticket for ticket in self.tickets if type(ticket.thing) is Envelope]
+        self.tickets = deque(kept)
+        for ticket in refused:
+            ticket.settle("refused")
+
+    def refuse_all(self) -> None:
+        """Refuse everything when the entry is no more."""
+        self._clear("refused")
+
+    def _clear(self, state: str) -> int:
+        tickets, self.tickets = self.tickets, deque()
+        for ticket in tickets:
+            ticket.settle(state)
+        return sum(type(ticket.thing) is Envelope for ticket in tickets)
+
+
+class EntryRunner(Chain):
+    """Where items enter.
+
+    Attributes:
+        line: what waits to enter.
+        open: nothing has ended here yet: sentinels still enter.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        steps: Sequence[Step],
+        inlets: Sequence[Edge],
+        outlets: Mapping[Hashable, Outlet],
+    ) -> None:
+        super().__init__(frame, steps, inlets, outlets)
+        self.line = Line(self.outlet)
+        self.line.changed = self.bell.ring
+        self.open = True
+
+    def conclude(self) -> None:
+        self.open = False
+        self.line.closed = True
+        self.line.refuse_all()
+        super().conclude()
+
+    def hasten(self) -> None:
+        """Place what stands in line now, as far as there is room and nobody else is at it."""
+        with suppress(Enough):
+            self.line.place()
+
+    def takes_sentinels(self) -> bool:
+        """Tell whether a sentinel has to be placed here."""
+        return self.open and self.outlet.open
+
+    def close_input(self) -> None:
+        """Take no more; `End` follows what was accepted."""
+        self.line.closed = True
+        self.bell.ring()
+
+    def stop(self) -> None:
+        """Take no more, not even what waits in line."""
+        self.line.closed = True
+        self.line.refuse_items()
+        self.bell.ring()
+
+    def discard(self) -> int:
+        return self.line.forget() + super().discard()
+
+
+class InputRunner(EntryRunner):
+    """A push input: `send` places items itself while there is room, the pump does the rest."""
+
+    def envelope(self, item: Any, context: Any = None) -> Envelope:
+        """Put an item into an envelope.
+
+        Raises:
+            TypeError: the item is a sentinel.
+        """
+        if type(item) is Sentinel:
+            raise TypeError("a Sentinel is not an item; use run.send_sentinel(value)")
+        return Envelope(item, context)
+
+    def send_nowait(self, envelope: Envelope) -> None:
+        """Place an item now.
+
+        Raises:
+            WouldBlock: there is no room, or others wait already.
+            ClosedError: the input takes no more.
+        """
+        self.check_open()
+        try:
+            if self.line.tickets or not self.outlet.put(envelope):
+                raise WouldBlock
+        except Enough:
+            raise self._closed() from None
+
+    async def send(self, envelope: Envelope) -> None:
+        """Place an item, waiting in line for room."""
+        self.check_open()
+        try:
+            if not self.line.tickets and self.outlet.put(envelope):
+                return
+        except Enough:
+            raise self._closed() from None
+        ticket = self.line.join(envelope)
+        try:
+            await ticket.event.wait()
+        except BaseException:
+            self.line.withdraw(ticket)
+            raise
+        if ticket.state == "refused":
+            raise self._closed()
+
+    def check_open(self) -> None:
+        """Refuse what comes too late.
+
+        Raises:
+            ClosedError: the input takes no more.
+        """
+        if self.line.closed or not self.outlet.open:
+            raise self._closed()
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"input {self.steps[0].name!r} takes no more items")
+
+    async def serve(self) -> None:
+        """Move the line when there is room, until the input is closed and the line empty."""
+        line = self.line
+        while True:
+            if not line.place():
+                await self.wait_room(self.outlet, line.tickets[0].thing)
+            elif line.closed:
+                return
+            else:
+                self.waits, self.waits_at = "", ()
+                await self.bell.wait()
+                self.check()
+
+    def refresh(self) -> None:
+        tally = self.steps[0].tally
+        tally.given = tally.done = self.outlet.given
+        tally.discarded = self.line.discarded
+        tally.taken = tally.done + tally.discarded
+
+
+class SourceRunner(EntryRunner):
+    """A source: a feeder that pulls, and a pump for the line while it does.
+
+    Attributes:
+        gate: opened when somebody is ready to read; a source behind a `concat` waits for it.
+        pulled: items that the source gave.
+        pulling: a pull is in flight. Only then may `stop` cancel `pull_scope`; and whoever gets a
+            value from the pull looks at the scope before awaiting anything else, so the value that
+            came in the same moment is not lost.
+        hand: items pulled and not yet in the graph, with the time at which each was pulled.
+        stopping: no further pull is wanted.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        steps: Sequence[Step],
+        inlets: Sequence[Edge],
+        outlets: Mapping[Hashable, Outlet],
+        items: Any,
+    ) -> None:
+        super().__init__(frame, steps, inlets, outlets)
+        stage = steps[0].stage
+        self.items = items
+        self.place = stage.on if isinstance(stage, SourceStage) else None
+        self.gate: Event | None = None
+        self.owned = False
+        self.pulled = self.lost = 0
+        self.pulling = self.stopping = self.is_done = self.at_gate = False
+        self.pull_scope: CancelScope | None = None
+        self.pump_bell = Bell(frame.watch)
+        self.line.changed = self.pump_bell.ring
+        self.hand: deque[tuple[Any, float]] = deque()
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Open the source, feed until it ends or `stop` says so, close it."""
+        frame = self.frame
+        await frame.ready.wait()
+        if self.gate is not None:
+            await self._wait_gate(self.gate)
+        if not self.stopping:
+            await self._feed()
+        await self._settle(self._move_line)
+
+    def hasten(self) -> None:
+        if self.pulling:
+            super().hasten()
+
+    def takes_sentinels(self) -> bool:
+        return super().takes_sentinels() and (self.gate is None or self.gate.is_set())
+
+    def hold_back(self) -> None:
+        self.gate = Event()
+
+    def on_want(self) -> None:
+        if self.gate is not None and not self.gate.is_set():
+            if self.at_gate:
+                self.at_gate = False
+                self.frame.watch.parked -= 1
+            self.gate.set()
+
+    async def _wait_gate(self, gate: Event) -> None:
+        """Wait to be wanted; whoever opens the gate takes this task off the parked."""
+        if gate.is_set():
+            return
+        self.frame.watch.parked += 1
+        self.at_gate = True
+        self.frame.watch.look()
+        await gate.wait()
+
+    async def _feed(self) -> None:
+        values = await self._open()
+        error: BaseException | None = None
+        try:
+            with CancelScope() as self.pull_scope:
+                await self._pull_all(values)
+            await self._settle(self._enter_hand)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            late = await self._close(values, error)
+        if late is not None:
+            self._fail(late)
+            raise Stopped
+
+    async def _close(self, values: Values, error: BaseException | None) -> BaseException | None:
+        """Close the source where it was read; give what that raised."""
+        if self.place is None:
+            return await values.close(self.frame.close_timeout, error)
+        if not values.closes():
+            return None
+        with CancelScope(shield=True):
+            try:
+                await at_place(self.place, values.iterator.close)
+            except Exception as raised:
+                return raised
+        return None
+
+    async def _settle(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do work again until no interrupt comes in its way."""
+        while True:
+            self.seen = self.frame.epoch.number
+            try:
+                await work()
+            except Flushed:
+                continue
+            return
+
+    async def run(self) -> None:
+        """Live without a work scope: an interrupt does not touch a pull."""
+        frame = self.frame
+        self.started = perf_counter()
+        frame.spawn(self.pump)
+        try:
+            try:
+                await self.serve()
+            except Enough:
+                pass
+            self.conclude()
+        except Stopped:
+            pass
+        except get_cancelled_exc_class():
+            if not frame.cancelled:
+                await checkpoint_if_cancelled()
+                self.fail_unasked()
+            raise
+        except BaseException as error:
+            frame.crash(error)
+        finally:
+            self.is_done = True
+            self.pump_bell.ring()
+            self.ended = perf_counter()
+            frame.watch.leave()
+
+    async def pump(self) -> None:
+        """Move the line while a pull is in flight."""
+        try:
+            while not self.is_done:
+                if not (self.pulling and self.line.tickets):
+                    await self.pump_bell.wait()
+                elif not self.line.place():
+                    await self.outlet.wait_room(self.line.tickets[0].thing, self.pump_bell)
+        except Enough:
+            self.stop()
+        finally:
+            self.frame.watch.leave()
+
+    def released(self) -> None:
+        if not self.wanted():
+            self.stop()
+
+    def stop(self) -> None:
+        super().stop()
+        self.stopping = True
+        self.on_want()
+        if self.pulling and self.pull_scope is not None:
+            self.pull_scope.cancel()
+
+    def close_input(self) -> None:
+        """Nothing to do: a source ends when it ends."""
+
+    # -- the source -----------------------------------------------------------------------------
+
+    async def _open(self) -> Values:
+        """Find out what the source is, and begin to read it."""
+        try:
+            if self.place is not None:
+                iterator = await at_place(self.place, self._begin_in_thread)
+                return Values(iterator, is_async=False, what=self.what, owned=self.owned)
+            items = self._call() if self._is_function() else self.items
+            if isawaitable(items):
+                items = await items
+            context = None
+            if hasattr(items, "__aenter__") and not isinstance(items, AsyncIterable):
+                context, items = items, await items.__aenter__()
+            values = read(self._checked(items), self.what, owned=self.owned)
+        except BaseException as raised:
+            self._fail(await own_error(raised, self.frame, self.name))
+            raise Stopped from None
+        values.keep(context)
+        return values
+
+    @property
+    def what(self) -> str:
+        """What this source is called in messages."""
+        return f"source {self.name!r}"
+
+    def _is_function(self) -> bool:
+        return callable(self.items) and not isinstance(self.items, (AsyncIterable, Iterable))
+
+    def _call(self) -> Any:
+        self.owned = True  # what a function made for this run is closed with it
+        return self.items()
+
+    def _checked(self, items: Any) -> Any:
+        if isinstance(items, (str, bytes)):
+            raise TypeError(f"{self.what} gave {safe_repr(items)}, a string; put it into a list")
+        return items
+
+    def _begin_in_thread(self) -> Iterator[Any]:
+        items = self._checked(self._call() if self._is_function() else self.items)
+        if isinstance(items, AsyncIterable) or isawaitable(items):
+            raise TypeError(f"{self.what} is async and runs on the event loop; leave out on=")
+        return iter(items)
+
+    def _fail(self, error: BaseException) -> None:
+        self.frame.fail(Failure(self.steps[0].name, NO_ITEM, error, 1))
+
+    async def _failed_pull(self, raised: BaseException) -> None:
+        """Report what the source raised, unless it is the cancellation of `stop` or of the run."""
+        self._fail(await own_error(raised, self.frame, self.steps[0].name))
+        raise Stopped from None
+
+    # -- feeding --------------------------------------------------------------------------------
+
+    async def _pull_all(self, values: Values) -> None:
+        more = True
+        while more and not self.stopping:
+            self.seen = self.frame.epoch.number
+            try:
+                if self.place is not None:
+                    more = await self._turn_in_thread(values, self.place)
+                elif values.is_async or not self.is_fast() or self.calls_wait():
+                    more = await self._turn(values)
+                else:
+                    more = await self._fast_turn(values)
+            except Flushed:
+                continue
+
+    def calls_wait(self) -> bool:
+        """Tell whether a fused stage turned out to be async."""
+        return any(step.awaits for step in self.calls)
+
+    async def _turn(self, values: Values) -> bool:
+        """Pull and enter, one item after the other, for one turn; tell if there may be more."""
+        end = perf_counter() + LONGEST_TURN
+        scope = self.pull_scope
+        for _ in range(MOST_IN_A_TURN):
+            if self.line.tickets:
+                await self._move_line()
+            self.pulling = True
+            if self.line.tickets:
+                self.pump_bell.ring()
+            try:
+                value = await values.next()
+            except BaseException as raised:
+                self.pulling = False
+                await self._failed_pull(raised)
+            self.pulling = False
+            if value is DONE:
+                return False
+            self.seen = self.frame.epoch.number
+            self.hand.append((value, 0.0))
+            if scope is not None and scope.cancel_called:
+                return False  # what came in the same moment as `stop` enters outside the scope
+            await self._enter_hand()
+            if self.stopping:
+                return False
+            if perf_counter() > end:
+                break
+        await checkpoint()
+        return True
+
+    async def _turn_in_thread(self, values: Values, place: Threads) -> bool:
+        """Pull for one time slice in a thread, then enter what it gave."""
+        if self.line.tickets:
+            await self._move_line()
+        self.pulling = True
+        self.pump_bell.ring()
+        try:
+            pulled, more, error = await pull_in_thread(values.iterator, place)
+        except BaseException as raised:
+            self.pulling = False
+            await self._failed_pull(raised)
+        self.pulling = False
+        values.closed = values.closed or not more
+        self.seen = self.frame.epoch.number
+        began = self.frame.epoch.began if self.seen else 0.0
+        for value, when in pulled:
+            if when < began:
+                self.pulled += 1  # pulled before an interrupt that came while the thread ran
+                self.lost += 1
+            else:
+                self.hand.append((value, when))
+        if self.stopping:
+            return False
+        await self._enter_hand()
+        if error is not None:
+            await self._failed_pull(error)
+        return more
+
+    async def _enter_hand(self) -> None:
+        """Take what is in hand into the graph, in order."""
+        while self.hand:
+            value, _ = self.hand.popleft()
+            if type(value) is Sentinel:
+                self.frame.sentinel_from(self, value)
+                await self._move_line()
+                continue
+            if self.line.tickets:
+                await self._move_line()
+            self.pulled += 1
+            envelope = self.frame.envelope(value)
+            if self.calls and (self.calls_wait() or not self.settled()):
+                with self.frame.epoch.work():
+                    await self.process(envelope)
+                self.check()
+            else:
+                await self.process(envelope)
+
+    def settled(self) -> bool:
+        """Tell whether every fused stage is known to be async or not."""
+        return all(step.settled for step in self.calls)
+
+    async def _move_line(self) -> None:
+        """Place what stands in line before anything else enters."""
+        while not self.line.place():
+            await self.wait_room(self.outlet, self.line.tickets[0].thing)
+
+    async def _fast_turn(self, values: Values) -> bool:
+        """A turn for a plain iterable and bare plain calls: one tight loop, as in `Chain.burst`."""
+        pull, put, line = values.iterator.__next__, self.outlet.put, self.line
+        pairs = [(step.fn, step) for step in self.calls]
+        make, plain = self.frame.envelope, not (self.frame.contextual or self.frame.timing)
+        began = perf_counter()
+        for turn in range(MOST_IN_A_TURN):
+            if line.tickets:
+                await self._move_line()
+            try:
+                value = pull()
+            except StopIteration:
+                values.closed = True
+                return False
+            except BaseException as raised:
+                await self._failed_pull(raised)
+            if type(value) is Sentinel:
+                self.hand.append((value, 0.0))
+                await self._enter_hand()
+                return True
+            self.pulled += 1
+            envelope = Envelope(value) if plain else make(value)
+            if turn == 0:
+                await self.process(envelope)  # the sample of this turn
+                continue
+            try:
+                for fn, step in pairs:
+                    value = fn(value)
+                    if type(value) is Sentinel:
+                        raise sentinel_given(step.name)
+            except BaseException as error:
+                await self.failed_fast(step, envelope, error, value)
+                continue
+            envelope.value = value
+            try:
+                if put(envelope):
+                    if turn & 15 or perf_counter() - began < LONGEST_TURN:
+                        continue
+                    break
+            except Enough:
+                pass  # `give` finds out whether the failures are still wanted
+            if not await self.give(envelope, self.outlet):
+                self.unwanted += 1
+            if self.stopping:
+                return False
+        await checkpoint()
+        return not self.stopping
+
+    # -- accounts -------------------------------------------------------------------------------
+
+    def taken_in(self) -> int:
+        return self.steps[0].tally.done
+
+    def refresh(self) -> None:
+        tally = self.steps[0].tally
+        tally.taken = self.pulled
+        tally.discarded = self.lost
+        if self.calls:
+            tally.done = tally.given = self.pulled - self.lost
+            super().refresh()
+        else:
+            tally.done = tally.given = self.outlet.given + self.unwanted
+
+    def discard(self) -> int:
+        """Settle the account of an epoch that is over."""
+        waiting = len([value for value, _ in self.hand if type(value) is not Sentinel])
+        self.hand.clear()
+        self.pulled += waiting
+        self.lost += waiting
+        self.refresh()
+        in_hand = sum(step.tally.let_go() for step in self.steps)
+        if not self.calls:
+            self.lost += in_hand
+        return self.line.forget() + waiting + in_hand

@@ -1,0 +1,153 @@
+"""Fan-out by choice: each item to one of several branches."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from anyio.lowlevel import checkpoint
+
+from .._envelope import Envelope
+from .._errors import safe_repr
+from .._stages import RouteStage
+from .._wires import EMPTY, Edge, Enough, Outlet
+from .runner import MOST_IN_A_TURN, Frame, Runner, Step, own_error
+
+
+class SplitRunner(Runner):
+    """Takes items one by one and says for each where it goes."""
+
+    async def serve(self) -> None:
+        (inlet,) = self.inlets
+        turns = 0
+        while True:
+            thing = self.returned() or inlet.take()
+            if type(thing) is Envelope:
+                await self.send(thing)
+                turns += 1
+                if turns % MOST_IN_A_TURN == 0:
+                    await checkpoint()
+                    self.check()
+            elif thing is not EMPTY:
+                await self.pass_mark(thing)
+            elif inlet.ended:
+                return
+            else:
+                await self.wait_item()
+
+    def returned(self) -> Envelope | None:
+        """Give an item that came back from a branch that went away."""
+        return None
+
+    async def send(self, envelope: Envelope) -> None:
+        """Give an item to the branch that is to have it."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        tally = self.steps[0].tally
+        tally.taken = self.inlets[0].values_out
+        tally.given = sum(outlet.given for outlet in self.outlets.values())
+
+
+class RouteRunner(SplitRunner):
+    """Each item to the branch that a function names."""
+
+    async def send(self, envelope: Envelope) -> None:
+        step = self.steps[0]
+        stage = step.stage
+        assert isinstance(stage, RouteStage)
+        try:
+            key = stage.key(envelope.value)
+            if inspect.isawaitable(key):
+                key = await key
+            outlet = self.outlets.get(key)
+            if outlet is None:
+                outlet = self.otherwise(stage, key, step.name)
+        except BaseException as raised:
+            error = await own_error(raised, self.frame, step.name)
+            self.check()
+            await self.pass_mark(await self.handle(step, envelope.value, error))
+            return
+        self.check()
+        if await self.give(envelope, outlet):
+            step.tally.done += 1
+        else:
+            step.tally.discarded += 1  # that branch has had enough, others have not
+
+    def otherwise(self, stage: RouteStage, key: Any, name: str) -> Outlet:
+        """Give the default branch.
+
+        Raises:
+            LookupError: there is none.
+        """
+        if stage.default is None:
+            known = ", ".join(safe_repr(branch) for branch in stage.branches)
+            raise LookupError(
+                f"route {name!r} has no branch {safe_repr(key)}; its branches are {known}, "
+                "and default= may name one for the rest"
+            )
+        return self.outlets[stage.default]
+
+
+class BalanceRunner(SplitRunner):
+    """Each item to whichever branch is free first, ties in turn.
+
+    Attributes:
+        back: items that stood before a branch that went away; they are given to the others.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        steps: Sequence[Step],
+        inlets: Sequence[Edge],
+        outlets: Mapping[Hashable, Outlet],
+    ) -> None:
+        super().__init__(frame, steps, inlets, outlets)
+        self.branches = list(self.outlets.values())
+        self.turn = 0
+        self.back: deque[Envelope] = deque()
+        for outlet in self.branches:
+            if len(outlet.edges) == 1:
+                outlet.edges[0].reclaim = self.reclaim
+
+    def reclaim(self, envelope: Envelope) -> None:
+        """Take an item back from a branch that wants no more."""
+        self.steps[0].tally.done -= 1
+        self.back.append(envelope)
+        self.bell.ring()
+
+    def returned(self) -> Envelope | None:
+        return self.back.popleft() if self.back else None
+
+    async def send(self, envelope: Envelope) -> None:
+        while not self.put(envelope):
+            await self.wait_any_room(envelope)
+        self.steps[0].tally.done += 1
+
+    def put(self, envelope: Envelope) -> bool:
+        """Offer an item to each branch in turn."""
+        count = len(self.branches)
+        gone = 0
+        for step in range(count):
+            outlet = self.branches[(self.turn + step) % count]
+            try:
+                if outlet.put(envelope):
+                    self.turn = (self.turn + step + 1) % count
+                    return True
+            except Enough:
+                gone += 1
+        if gone == count:
+            raise Enough
+        return False
+
+    async def wait_any_room(self, envelope: Envelope) -> None:
+        """Wait until any branch may have room."""
+        edges = [edge for outlet in self.branches for edge in outlet.edges if not edge.finished]
+        await self.wait_room(Outlet(edges), envelope)
+
+    def discard(self) -> int:
+        self.back.clear()
+        return super().discard()

@@ -1,0 +1,155 @@
+"""The stage with memory: a user's function from an async iterator of items to one of results.
+
+The function's iterator is opened, iterated and closed in the runner's own task. Its input is an
+iterator that takes from the inlet when it is asked: that is when marks pass, so a sentinel goes
+behind everything that was given before the question. With `segments` the input ends at a sentinel
+instead, the function is begun afresh behind it, and all that it gives before it ends goes in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from typing import Any
+
+from anyio import sleep_forever
+from anyio.lowlevel import checkpoint
+
+from .._envelope import Barrier, Envelope, Failure, Sentinel
+from .._epoch import Flushed
+from .._errors import NO_ITEM
+from .._stages import MAIN, TransformStage
+from .._wires import EMPTY, Edge, Enough, Outlet
+from .call import sentinel_given
+from .runner import MOST_IN_A_TURN, Frame, Runner, Step, Stopped, own_error
+from .values import DONE, Values, read
+
+
+class Items(AsyncIterator[Any]):
+    """What a transform's function reads.
+
+    Attributes:
+        barrier: the sentinel at which a segment ended.
+    """
+
+    def __init__(self, runner: TransformRunner) -> None:
+        self._runner = runner
+        self.barrier: Barrier | None = None
+        self._taken = 0
+
+    async def __anext__(self) -> Any:
+        runner = self._runner
+        runner.settle_item()
+        (inlet,) = runner.inlets
+        while self.barrier is None:
+            thing = inlet.take()
+            if type(thing) is Envelope:
+                runner.hold(thing)
+                self._taken += 1
+                if self._taken % MOST_IN_A_TURN == 0:
+                    await checkpoint()
+                return thing.value
+            if thing is EMPTY and inlet.ended:
+                break
+            if type(thing) is Barrier and runner.segments:
+                self.barrier = thing
+                break
+            try:
+                if thing is EMPTY:
+                    await runner.wait_item()
+                else:
+                    await runner.pass_mark(thing)
+            except (Flushed, Enough):
+                # The scope around the function is cancelled already. This is no place to raise
+                # what a user's `except Exception` would swallow.
+                await sleep_forever()
+        raise StopAsyncIteration
+
+
+class TransformRunner(Runner):
+    """Runs a transform's function, once or once a segment."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        steps: Sequence[Step],
+        inlets: Sequence[Edge],
+        outlets: Mapping[Hashable, Outlet],
+    ) -> None:
+        super().__init__(frame, steps, inlets, outlets)
+        stage = steps[0].stage
+        assert isinstance(stage, TransformStage)
+        self.fn = stage.fn
+        self.segments = stage.segments
+        self.tally = steps[0].tally
+        self.held: Envelope | None = None
+
+    async def serve(self) -> None:
+        self.held = None
+        while True:
+            items = Items(self)
+            await self.one_life(items)
+            self.settle_item()
+            if items.barrier is None:
+                return
+            await self.pass_mark(items.barrier)
+
+    async def one_life(self, items: Items) -> None:
+        """Read everything that one call of the function gives."""
+        outlet = self.outlets[MAIN]
+        values: Values | None = None
+        try:
+            values = await self.guarded_open(items)
+            while (value := await self.guarded_next(values)) is not DONE:
+                self.check()
+                self.tally.given += 1
+                await self.give(self.frame.joined(value, [self.held] if self.held else []), outlet)
+        finally:
+            late = None
+            if values is not None and not values.closed:
+                late = await values.close(self.frame.close_timeout)
+            if late is not None:
+                self.frame.fail(Failure(self.name, self.last_item(), late, 1))
+
+    async def guarded_open(self, items: Items) -> Values:
+        try:
+            return read(self.fn(items), f"transform {self.name!r}")
+        except BaseException as raised:
+            await self.failed(raised)
+            raise Stopped from None
+
+    async def guarded_next(self, values: Values) -> Any:
+        try:
+            value = await values.next()
+            if type(value) is Sentinel:
+                raise sentinel_given(self.name)
+        except BaseException as raised:
+            await self.failed(raised)
+            raise Stopped from None
+        return value
+
+    async def failed(self, raised: BaseException) -> None:
+        """End the run with what the function raised, unless it is our own cancellation."""
+        error = await own_error(raised, self.frame, self.name)
+        self.check()
+        self.frame.fail(Failure(self.name, self.last_item(), error, 1))
+
+    def last_item(self) -> Any:
+        """Give the item that the function had last."""
+        return NO_ITEM if self.held is None else self.held.value
+
+    def hold(self, envelope: Envelope) -> None:
+        """Note the item that the function has now."""
+        self.held = envelope
+
+    def settle_item(self) -> None:
+        """Count the item that the function had as done: it asks for the next, or has ended."""
+        if self.held is not None:
+            self.held = None
+            self.tally.done += 1
+
+    def discard(self) -> int:
+        self.held = None
+        return super().discard()
+
+    def refresh(self) -> None:
+        self.tally.taken = self.inlets[0].values_out

@@ -1,0 +1,115 @@
+"""What goes wrong: flowstage's own errors, and the note that says where a user's error happened.
+
+A user's exception is never wrapped. It is raised as it is, with one note (stage, item, attempt), and
+`failure_of` finds the particulars again. The particulars are kept on the exception *without* a
+reference back to it, so that a kept exception is no reference cycle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from ._envelope import Failure
+
+__all__ = [
+    "BufferOverflow",
+    "ClosedError",
+    "DeadlockError",
+    "FlowError",
+    "GraphError",
+    "StageError",
+    "StageTimeout",
+    "WorkerDied",
+    "failure_of",
+    "note_failure",
+    "safe_repr",
+]
+
+_MARK = "__flowstage_failure__"
+_REPR_LIMIT = 200
+
+
+class FlowError(Exception):
+    """Base of every error that is flowstage's own."""
+
+
+class GraphError(FlowError, ValueError):
+    """A graph that cannot work, raised where it is written."""
+
+
+class StageTimeout(FlowError, TimeoutError):
+    """A call took longer than the `timeout` of its stage."""
+
+
+class BufferOverflow(FlowError):
+    """An item came to a full `buffer(..., overflow="error")`."""
+
+
+class DeadlockError(FlowError):
+    """A graph that can no longer move; the message names the circle of waits and the edge to widen."""
+
+
+class WorkerDied(FlowError):
+    """A worker process ended while it held items."""
+
+
+class ClosedError(FlowError, anyio.ClosedResourceError):
+    """A run, an input or an output was used after its end."""
+
+
+class StageError(FlowError):
+    """A stage's function misbehaved in a way that has no exception of its own."""
+
+
+def safe_repr(value: object) -> str:
+    """Give a bounded, printable repr that never raises."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    if len(text) > _REPR_LIMIT:
+        text = text[: _REPR_LIMIT - 1] + "…"
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def note_failure(failure: Failure) -> None:
+    """Put the one note that names stage, item and attempt on a failure's error."""
+    error = failure.error
+    attempt = f", attempt {failure.attempts}" if failure.attempts > 1 else ""
+    subject = "" if failure.item is NO_ITEM else f" on item {safe_repr(failure.item)}"
+    text = f"flowstage: raised in stage {failure.stage!r}{subject}{attempt}"
+    try:
+        earlier = getattr(error, _MARK, None)
+        if earlier is not None and earlier[3] in getattr(error, "__notes__", ()):
+            error.__notes__.remove(earlier[3])  # the same exception object, raised once more
+        setattr(error, _MARK, (failure.stage, failure.item, failure.attempts, text))
+        error.add_note(text)
+    except Exception:  # an exception class may forbid attributes; the error itself still goes on
+        return
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """Give the `Failure` that an exception raised by a run came from.
+
+    Args:
+        error: an exception that left `async with flow.open()`, `collect`, `call` or `drain`.
+
+    Returns:
+        The failure with stage, item, error and attempts; `None` if no stage of a run raised it.
+    """
+    found: tuple[str, Any, int, str] | None = getattr(error, _MARK, None)
+    if found is None:
+        return None
+    stage, item, attempts, _ = found
+    return Failure(stage=stage, item=item, error=error, attempts=attempts)
+
+
+class _NoItem:
+    def __repr__(self) -> str:
+        return "<no item>"
+
+
+NO_ITEM = _NoItem()
+"""Stands for the item of a failure that happened outside any item: in a source, say."""

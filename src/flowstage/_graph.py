@@ -1,0 +1,330 @@
+"""Graphs: what is found walking back from the ends of flows, and the block that brings one to life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from anyio import create_task_group
+from attrs import frozen
+
+from ._draw import Drawing, kind_of
+from ._errors import GraphError, safe_repr
+from ._live import Live
+from ._plan import DEFAULT_BUFFER, Plan, plan
+from ._policies import OnError, check_count, check_number, check_on_error
+from ._report import Report
+from ._run import Run
+from ._topology import Node, Port, Topology, survey
+
+In = TypeVar("In")
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+@frozen
+class StageInfo:
+    """One stage of a graph.
+
+    Attributes:
+        name: its name, unique in the graph.
+        kind: what kind of stage it is, as its verb is called.
+        upstream: the names of the stages it reads from, in the order of its inputs.
+    """
+
+    name: str
+    kind: str
+    upstream: tuple[str, ...]
+
+
+@frozen
+class EdgeInfo:
+    """One edge of a graph: from a stage to a stage, or to an end.
+
+    Attributes:
+        source, target: the names at its two sides.
+        capacity: items it holds with the default `buffer`; 0 between stages that share a task.
+    """
+
+    source: str
+    target: str
+    capacity: int
+
+
+class Graph:
+    """A whole graph, frozen and checked.
+
+    Args:
+        flows: the flows that end the graph; their ends are named after their last stages.
+        named: flows by the names of their ends.
+
+    Raises:
+        GraphError: the graph cannot work; the message says why and what to do.
+        TypeError: something else than a flow was given.
+    """
+
+    def __init__(self, *flows: Any, **named: Any) -> None:
+        if not flows and not named:
+            raise GraphError("a graph needs at least one flow to end it")
+        ends: dict[str, Port] = {}
+        for flow in (*flows, *named.values()):
+            if not isinstance(getattr(flow, "_port", None), Port):
+                raise TypeError(f"a graph is made of flows, not {safe_repr(flow)}")
+        for flow in flows:
+            name = label = flow._port.node.stage.name
+            number = 1
+            while name in ends or name in named:
+                number += 1
+                name = f"{label}-{number}"
+            ends[name] = flow._port
+        ends |= {name: flow._port for name, flow in named.items()}
+        if len(set(ends.values())) < len(ends):
+            raise GraphError("the same flow ends the graph twice; each end needs a flow of its own")
+        self._topology = survey(ends)
+        self._plans: dict[int, Plan] = {}
+
+    def __repr__(self) -> str:
+        return f"<Graph of {len(self._topology.nodes)} stages>"
+
+    # -- looking at it --------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> tuple[StageInfo, ...]:
+        """The stages, upstream before downstream."""
+        names = self._topology.names
+        return tuple(
+            StageInfo(
+                names[node],
+                kind_of(node.stage),
+                tuple(names[port.node] for port in node.upstream),
+            )
+            for node in self._topology.nodes
+        )
+
+    @property
+    def edges(self) -> tuple[EdgeInfo, ...]:
+        """The edges, in the order of the stages they come from."""
+        capacities = {(p.edge.index): p.capacity for p in self.plan().edges}
+        names, ends = self._topology.names, list(self._topology.ends)
+        return tuple(
+            EdgeInfo(
+                names[edge.source.node],
+                ends[edge.slot] if edge.target is None else names[edge.target],
+                capacities.get(edge.index, 0),
+            )
+            for edge in self._topology.edges
+        )
+
+    @property
+    def bound(self) -> int:
+        """The most items that a run can hold at once, with the default `buffer`."""
+        return self.plan().bound
+
+    def plan(self, buffer: int = DEFAULT_BUFFER) -> Plan:
+        """Give the plan of a run whose plain edges hold `buffer` items; for tools and the curious."""
+        if buffer not in self._plans:
+            self._plans[buffer] = plan(self._topology, buffer)
+        return self._plans[buffer]
+
+    def __str__(self) -> str:
+        return Drawing(self._topology).tree()
+
+    def to_mermaid(self) -> str:
+        """Draw the graph as Mermaid source."""
+        return Drawing(self._topology).mermaid()
+
+    def to_dot(self) -> str:
+        """Draw the graph as Graphviz source."""
+        return Drawing(self._topology).dot()
+
+    def to_svg(self) -> str:
+        """Draw the graph as an SVG picture that suits light and dark pages."""
+        return Drawing(self._topology).svg()
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": str(self), "image/svg+xml": self.to_svg()}
+
+    # -- bringing it to life --------------------------------------------------------------------
+
+    def open(
+        self,
+        source: Any = None,
+        *,
+        buffer: int = DEFAULT_BUFFER,
+        on_error: OnError = "raise",
+        timing: bool = False,
+        observers: Sequence[Any] = (),
+        context: Mapping[str, Any] | None = None,
+        close_timeout: float = 10.0,
+    ) -> Opening[Any, Any]:
+        """Make an async context manager that runs the graph; see `Flow.open`."""
+        check_count("buffer", buffer, minimum=0)
+        check_on_error(on_error)
+        check_number("close_timeout", close_timeout, minimum=0)
+        if context is not None and not isinstance(context, Mapping):
+            raise TypeError(f"context must be a mapping, not {safe_repr(context)}")
+        for observer in observers:
+            if not (hasattr(observer, "before_stage") or hasattr(observer, "after_stage")):
+                raise TypeError(
+                    f"an observer has before_stage or after_stage, and {safe_repr(observer)} has "
+                    "neither"
+                )
+        options = {
+            "on_error": on_error,
+            "timing": bool(timing),
+            "observers": tuple(observers),
+            "context": context,
+            "close_timeout": close_timeout,
+        }
+        return Opening(self._topology, self.plan(buffer), self._sources(source), options)
+
+    def _sources(self, source: Any) -> dict[Node, Any]:
+        """Find out which inputs have a source, and which."""
+        inputs = self._topology.inputs()
+        if source is None:
+            return {}
+        if not inputs:
+            raise GraphError(
+                "this graph has no Input to be given a source; its flows have their own"
+            )
+        if len(inputs) == 1:
+            check_source("open", source)
+            return {inputs[0]: source}
+        names = ", ".join(repr(self._topology.names[node]) for node in inputs)
+        if not isinstance(source, Mapping):
+            raise GraphError(
+                f"this graph has several inputs ({names}); give their sources as "
+                "open({flow: source, ...})"
+            )
+        found: dict[Node, Any] = {}
+        for flow, items in source.items():
+            port = getattr(flow, "_port", None)
+            node = port.node if isinstance(port, Port) else None
+            if node not in inputs or node is None:
+                raise GraphError(f"{safe_repr(flow)} is no Input of this graph; they are {names}")
+            check_source("open", items)
+            if any(items is other for other in found.values()) and _is_one_shot(items):
+                raise GraphError("one iterator cannot feed two inputs: each would get part of it")
+            found[node] = items
+        return found
+
+    async def collect(self, source: Any = None, **options: Any) -> dict[str, list[Any]]:
+        """Run to the end and give the results of every end, by name.
+
+        Raises:
+            GraphError: an `Input` was given no source.
+        """
+        from_ends: dict[str, list[Any]] = {}
+        opening = self.open(source, **options)
+        opening.check_fed("collect")
+        async with opening as run:
+            await opening.gather_all(run, from_ends)
+        return from_ends
+
+    async def drain(self, source: Any = None, **options: Any) -> Report:
+        """Run to the end for its effects.
+
+        Raises:
+            GraphError: an `Input` was given no source.
+        """
+        opening = self.open(source, **options)
+        opening.check_fed("drain")
+        async with opening as run:
+            await run.drain()
+        return run.report()
+
+
+def check_source(verb: str, items: Any) -> None:
+    """Refuse what cannot be read as a source.
+
+    Raises:
+        TypeError: it is a string, or nothing that gives items.
+    """
+    if isinstance(items, (str, bytes)):
+        raise TypeError(
+            f"{verb}() takes a source of items, not a string; put {safe_repr(items)} into a list"
+        )
+    if isinstance(items, (Iterable, AsyncIterable)) or callable(items):
+        return
+    if hasattr(items, "__aenter__") or hasattr(items, "__getitem__"):
+        return
+    raise TypeError(
+        f"{verb}() takes an iterable, an async iterable, an async context manager giving one, or a "
+        f"function returning one of these, not {safe_repr(items)}"
+    )
+
+
+def _is_one_shot(items: Any) -> bool:
+    return hasattr(items, "__next__") or hasattr(items, "__anext__")
+
+
+class Opening(Generic[In, Out_co]):
+    """The `async with` block that brings a graph to life. Made by `open`; used once."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        layout: Plan,
+        sources: Mapping[Node, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        self._topology = topology
+        self._plan = layout
+        self._sources = sources
+        self._options = options
+        self._run: Run[In, Out_co] | None = None
+
+    def __aiter__(self) -> Any:
+        raise TypeError(
+            "open() gives a block: write 'async with flow.open(...) as run', then read run"
+        )
+
+    async def __aenter__(self) -> Run[In, Out_co]:
+        if self._run is not None:
+            raise RuntimeError("an opening is entered once; call open() again for another run")
+        live = Live(self._topology, self._plan, self._sources, **self._options)
+        self._run = run = Run[In, Out_co](live)
+        await run.enter()
+        return run
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        assert self._run is not None
+        return await self._run.leave(exc)
+
+    def check_fed(self, verb: str) -> None:
+        """Refuse to wait for items that nobody will send.
+
+        Raises:
+            GraphError: an `Input` has no source.
+        """
+        for node in self._topology.inputs():
+            if node not in self._sources:
+                raise GraphError(
+                    f"{verb}() needs a source for input {self._topology.names[node]!r}: "
+                    f"pass one, or use open() and send"
+                )
+
+    async def gather_all(self, run: Run[In, Out_co], into: dict[str, list[Any]]) -> None:
+        """Read every end to its end, all at once."""
+        async with create_task_group() as group:
+            for name in self._topology.ends:
+                into[name] = []
+                group.start_soon(read_all, run, name, into[name])
+
+
+async def read_all(run: Run[Any, Any], name: str, results: list[Any]) -> None:
+    """Read one end to its end; failures are put where they come."""
+    await run.output(name).read_into(results)
+
+
+def single_end(port: Port) -> Graph:
+    """Make the graph of one flow."""
+    graph = Graph.__new__(Graph)
+    graph._topology = survey({port.node.stage.name: port})
+    graph._plans = {}
+    return graph

@@ -1,0 +1,410 @@
+"""A live graph: its task group, its edges and runners, and everything that concerns all of them.
+
+`Live` is what `Run` and `Output` are doors to. It is made for one `async with` block, builds the
+runners of a plan, gives them what they need (it is their `Frame`), and takes them down: cancels,
+waits until no task or thread is left, closes the streams, settles the accounts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+from anyio import CancelScope, Event, create_task_group, move_on_after
+from anyio.abc import TaskGroup
+
+from ._engine import EntryRunner, Runner, SourceRunner, runner_for
+from ._engine.call import CallStep
+from ._engine.runner import Step
+from ._envelope import Barrier, Envelope, Failure, Sentinel
+from ._epoch import Epoch
+from ._errors import BufferOverflow, DeadlockError, note_failure, safe_repr
+from ._plan import Plan, PlannedEdge
+from ._policies import OnError
+from ._report import FailureRecord
+from ._stages import FAILED, CallStage, ConcatStage
+from ._stats import Tally
+from ._topology import Node, Topology
+from ._watch import Doorbell, Watch
+from ._wires import KINDS, Edge, Outlet, Overflowing, Rendezvous
+
+logger = logging.getLogger("flowstage")
+
+KEPT_FAILURES = 500
+
+
+class Live:
+    """The inside of a run."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        plan: Plan,
+        sources: Mapping[Node, Any],
+        *,
+        on_error: OnError,
+        timing: bool,
+        observers: Sequence[Any],
+        context: Mapping[str, Any] | None,
+        close_timeout: float,
+    ) -> None:
+        self.topology, self.plan = topology, plan
+        self.on_error = on_error
+        self.timing = timing
+        self.observers = observers
+        self.context = context
+        self.close_timeout = close_timeout
+        self.contextual = bool(observers) or any(
+            isinstance(node.stage, CallStage) and node.stage.options.pass_context
+            for node in topology.nodes
+        )
+        self.plain = not (self.contextual or timing)
+        self.epoch = Epoch()
+        self.watch = Watch()
+        self.ready = Event()
+        self.group: TaskGroup = create_task_group()
+        self.cancelled = self.closed = False
+        self.failure: Failure | None = None
+        self.crashed: BaseException | None = None
+        self.first_failures: list[FailureRecord] = []
+        self.last_failures: list[FailureRecord] = []
+        self.failed = 0
+        self.last_skipped: BaseException | None = None
+        self.interrupts = 0
+        self.numbers = itertools.count()
+        self.tasks = 0
+        self.gone: Event | None = None
+        self.opened = perf_counter()
+        self.elapsed: float | None = None
+        self.tallies = {node: Tally(topology.names[node]) for node in topology.nodes}
+        self.edges: dict[PlannedEdge, Edge] = {}
+        self.ends: list[Edge] = []
+        self.end_bells: list[Doorbell] = []
+        self.runners: list[Runner] = []
+        self.entries: dict[Node, EntryRunner] = {}
+        self._build(sources)
+        self._to_begin = sum(not isinstance(r, SourceRunner) for r in self.runners)
+
+    # -- building -------------------------------------------------------------------------------
+
+    def _build(self, sources: Mapping[Node, Any]) -> None:
+        into: dict[Node, dict[int, Edge]] = {}
+        out_of: dict[tuple[Node, Hashable], list[Edge]] = {}
+        names, ends = self.topology.names, list(self.topology.ends)
+        end_edges: dict[int, Edge] = {}
+        for planned in self.plan.edges:
+            target = ends[planned.slot] if planned.target is None else names[planned.target]
+            edge = self._make_edge(planned, names[planned.source.node], target)
+            self.edges[planned] = edge
+            out_of.setdefault((planned.source.node, planned.source.key), []).append(edge)
+            if planned.target is None:
+                end_edges[planned.slot] = edge
+            else:
+                into.setdefault(planned.target, {})[planned.slot] = edge
+        self.ends = [end_edges[number] for number in range(len(ends))]
+        self.end_bells = [Doorbell(self.watch) for _ in self.ends]
+        self._runner_of: dict[Edge, Runner] = {}
+        for task in self.plan.tasks:
+            self._make_runner(task, into, out_of, sources)
+        self._hold_back()
+
+    def _make_edge(self, planned: PlannedEdge, source: str, target: str) -> Edge:
+        kind = KINDS[planned.overflow] if planned.capacity else Rendezvous
+        edge = kind(source, target, planned.capacity, aligned=planned.edge.aligned)
+        if isinstance(edge, Overflowing):
+            node = planned.buffer or planned.target
+            name = target if node is None else self.topology.names[node]
+
+            def overflow(item: Any) -> None:
+                error = BufferOverflow(
+                    f"buffer {name!r} is full ({planned.capacity} items), and its overflow is "
+                    '"error"'
+                )
+                self.fail(Failure(name, item, error, 1))
+
+            edge.on_overflow = overflow
+        return edge
+
+    def _make_runner(
+        self,
+        task: tuple[Node, ...],
+        into: Mapping[Node, Mapping[int, Edge]],
+        out_of: Mapping[tuple[Node, Hashable], list[Edge]],
+        sources: Mapping[Node, Any],
+    ) -> None:
+        steps = [self._make_step(node, out_of) for node in task]
+        inlets = [edge for _, edge in sorted(into.get(task[0], {}).items())]
+        last = task[-1]
+        outlets = {
+            port.key: Outlet(out_of.get((last, port.key), ()))
+            for port in self.topology.ports(last)
+            if port.key != FAILED
+        }
+        kind = runner_for(task[0].stage)
+        if task[0] in sources:
+            kind = SourceRunner
+        extra = {"items": sources[task[0]]} if task[0] in sources else {}
+        runner = kind(self, steps, inlets, outlets, **extra)
+        self.runners.append(runner)
+        if isinstance(runner, EntryRunner):
+            self.entries[task[0]] = runner
+        for outlet in (*runner.outlets.values(), *runner.dead_letters):
+            for edge in outlet.edges:
+                self._runner_of[edge] = runner
+
+    def _make_step(self, node: Node, out_of: Mapping[tuple[Node, Hashable], list[Edge]]) -> Step:
+        edges = out_of.get((node, FAILED))
+        failures = Outlet(edges) if edges else None
+        if isinstance(node.stage, CallStage):
+            return CallStep(self, node.stage, self.tallies[node], failures)
+        return Step(node.stage, self.tallies[node], failures)
+
+    def _hold_back(self) -> None:
+        """Keep sources closed that only a later input of a `concat` reads."""
+        unwanted: set[Edge] = set()
+        for runner in self.runners:
+            if isinstance(runner.steps[0].stage, ConcatStage):
+                unwanted.update(runner.inlets[1:])
+        for runner in reversed(self.runners):
+            edges = [e for o in (*runner.outlets.values(), *runner.dead_letters) for e in o.edges]
+            for edge in edges:
+                edge.on_want = runner.on_want
+            if edges and all(edge in unwanted for edge in edges):
+                unwanted.update(runner.inlets)
+                runner.hold_back()
+        for edge in unwanted:
+            edge.wanted = False
+
+    # -- what runners ask for -------------------------------------------------------------------
+
+    def begun(self) -> None:
+        """Note that a runner has begun; when all have, the sources are opened."""
+        self._to_begin -= 1
+        if self._to_begin <= 0:
+            self.ready.set()
+
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Start a task and count it; it says `watch.leave()` when it ends."""
+        self.watch.enter()
+        self.spawn_uncounted(work)
+
+    def spawn_uncounted(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Start a task that is alive only while its runner says so."""
+        self.tasks += 1
+        self.group.start_soon(self._task, work, name=f"flowstage {_name(work)}")
+
+    async def _task(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        finally:
+            self.tasks -= 1
+            if self.tasks == 0 and self.gone is not None:
+                self.gone.set()
+
+    def fail(self, failure: Failure) -> None:
+        """Take note of a failure that ends the run; the first one is its root cause."""
+        self._record(failure, handled=False)
+        if self.failure is None and self.crashed is None:
+            note_failure(failure)
+            self.failure = failure
+        self.cancel()
+
+    def crash(self, error: BaseException) -> None:
+        """Carry an exception that is no stage's failure to the host, to be raised there bare."""
+        if self.crashed is None:
+            self.crashed = error
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel everything, the body of the block too."""
+        self.cancelled = True
+        self.group.cancel_scope.cancel()
+        for bell in self.end_bells:
+            bell.ring()
+
+    def note(self, failure: Failure) -> None:
+        """Record a failure that was handled."""
+        self._record(failure, handled=True)
+        self.last_skipped = failure.error
+
+    def _record(self, failure: Failure, *, handled: bool) -> None:
+        self.failed += 1
+        error = failure.error
+        text = f"{type(error).__name__}: {error}" if _printable(error) else safe_repr(error)
+        record = FailureRecord(
+            failure.stage, safe_repr(failure.item), text, failure.attempts, handled
+        )
+        if len(self.first_failures) < KEPT_FAILURES:
+            self.first_failures.append(record)
+            return
+        self.last_failures.append(record)
+        if len(self.last_failures) > KEPT_FAILURES:
+            del self.last_failures[0]
+
+    def envelope(self, item: Any, context: Any = None) -> Envelope:
+        """Put an item that enters into an envelope."""
+        if self.plain:
+            return Envelope(item)
+        if context is None and self.contextual:
+            context = dict(self.context or ())
+        return Envelope(item, context, self.clock())
+
+    def clock(self) -> Any:
+        """Give the clock of an item that enters, when items are timed."""
+        return None
+
+    def joined(self, value: Any, parts: Sequence[Envelope], *, merge: bool = False) -> Envelope:
+        """Put what was made of several items into an envelope."""
+        if self.plain:
+            return Envelope(value)
+        context = None
+        if self.contextual:
+            context = dict(self.context or ())
+            if merge:
+                context = {}
+                for part in parts:
+                    context.update(part.context or ())
+        return Envelope(value, context, None)
+
+    # -- sentinels ------------------------------------------------------------------------------
+
+    def barrier(self, sentinel: Sentinel[Any]) -> Barrier:
+        """Give a sentinel its place in the one order of the graph."""
+        return Barrier(sentinel, next(self.numbers))
+
+    def places(self) -> list[EntryRunner]:
+        """Give the entries at which a sentinel has to be placed."""
+        return [entry for entry in self.entries.values() if entry.takes_sentinels()]
+
+    def sentinel_from(self, entry: EntryRunner, sentinel: Sentinel[Any]) -> None:
+        """Place a sentinel that a source yielded, in every entry's line."""
+        barrier = self.barrier(sentinel)
+        for place in self.places():
+            place.line.join(barrier)
+
+    # -- interrupt ------------------------------------------------------------------------------
+
+    def interrupt(self) -> int:
+        """Discard everything inside and begin the next epoch; give the number of items."""
+        if self.closed or self.cancelled:
+            return 0
+        self.interrupts += 1
+        count = sum(runner.discard() for runner in self.runners)
+        count += sum(edge.flush() for edge in self.edges.values() if not edge.finished)
+        self.epoch.advance()
+        return count
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Start the tasks, consumers first."""
+        await self.group.__aenter__()
+        self.watch.on_still = self.on_still
+        for runner in reversed(self.runners):
+            self.spawn(runner.run)
+        if self._to_begin == 0:
+            self.ready.set()
+
+    async def close(self, raised: BaseException | None) -> bool:
+        """Cancel, wait until nothing is left, close the streams, settle the accounts.
+
+        Args:
+            raised: a cancellation that the task group has to look at, or nothing.
+
+        Returns:
+            whether that cancellation was this run's own.
+        """
+        self.watch.on_still = None
+        self.cancelled = True
+        self.group.cancel_scope.cancel()
+        try:
+            try:
+                await self._wait_gone()
+            except BaseException as error:  # a native cancellation during the wait
+                raised = error
+            exit_ = self.group.__aexit__
+            return bool(await exit_(type(raised) if raised else None, raised, None))
+        finally:
+            self.settle()
+
+    async def _wait_gone(self) -> None:
+        """Wait for the tasks to end; warn of those that take long."""
+        if not self.tasks:
+            return
+        self.gone = Event()
+        with CancelScope(shield=True), move_on_after(self.close_timeout):
+            await self.gone.wait()
+            return
+        for runner in self.runners:
+            for began, item in list(runner.at_work()):
+                logger.warning(
+                    "closing waits for stage %r, which has been busy with %s for %.1f s",
+                    runner.name,
+                    safe_repr(item),
+                    perf_counter() - began,
+                )
+
+    def settle(self) -> None:
+        """Close every stream and count what was still inside as discarded."""
+        if self.closed:
+            return
+        self.elapsed = perf_counter() - self.opened
+        for runner in self.runners:
+            runner.discard()
+        for edge in self.edges.values():
+            edge.close()
+        self.closed = True
+
+    def inside(self) -> int:
+        """Give the number of items inside now."""
+        for runner in self.runners:
+            runner.refresh()
+        in_hand = sum(tally.in_hand for tally in self.tallies.values())
+        return in_hand + sum(edge.inside for edge in self.edges.values())
+
+    def warn_discarded(self, count: int) -> None:
+        """Log that the block was left while items were still inside."""
+        logger.warning(
+            "the run was left with %d accepted items inside; they were discarded "
+            "(read to the end, or call run.stop() or run.drain() first, to have them)",
+            count,
+        )
+
+    # -- standing still -------------------------------------------------------------------------
+
+    def on_still(self) -> None:
+        """Look whether a graph in which no task can move is waiting for somebody outside."""
+        if self.cancelled or not self.watch.tasks:
+            return
+        for entry in self.entries.values():
+            if not isinstance(entry, SourceRunner) and entry.open and not entry.line.closed:
+                return
+        for edge, bell in zip(self.ends, self.end_bells, strict=True):
+            if edge.finished or (edge.ended and not edge.used):
+                continue
+            if bell.event is None or edge.used:
+                return
+        from_to = self.circle()
+        self.fail(Failure(from_to[0], None, DeadlockError("\n".join(from_to)), 1))
+
+    def circle(self) -> list[str]:
+        """Describe the circle of waits."""
+        return ["the graph can no longer move"]
+
+
+def _printable(error: BaseException) -> bool:
+    try:
+        str(error)
+    except Exception:
+        return False
+    return True
+
+
+def _name(work: Any) -> str:
+    owner = getattr(work, "__self__", None) or getattr(
+        getattr(work, "func", None), "__self__", None
+    )
+    return getattr(owner, "name", "task")

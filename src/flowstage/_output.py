@@ -1,0 +1,186 @@
+"""One end of a live graph, as its reader has it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Generic, TypeVar
+from weakref import ref
+
+from anyio import BusyResourceError, WouldBlock, get_current_task
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from ._envelope import Barrier, Envelope, Failure, Fault, Sentinel
+from ._errors import ClosedError
+from ._live import Live
+from ._wires import EMPTY
+
+T_co = TypeVar("T_co", covariant=True)
+
+_TURN = 100
+"""Things read without waiting before other tasks have a turn."""
+
+
+class Output(Generic[T_co]):
+    """One end of a run: what comes out there is read with `async for`, by one task at a time.
+
+    A wait here is safe to cancel: nothing is taken until it is given to the caller.
+    """
+
+    def __init__(self, live: Live, number: int, name: str) -> None:
+        self._live = live
+        self._edge = live.ends[number]
+        self._bell = live.end_bells[number]
+        self._name = name
+        self._turns = 0
+        self._reader: ref[_Reading] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Output {self._name!r}: {self._edge.inside} waiting>"
+
+    def __aiter__(self) -> AsyncIterator[T_co]:
+        """Give results only; a failure in their way raises its error."""
+        return self._begin(_Results)
+
+    def events(self) -> AsyncIterator[T_co | Sentinel[Any] | Failure]:
+        """Give results, sentinels and failures as they come, for `match`."""
+        return self._begin(_Events)
+
+    def close(self) -> None:
+        """Want no more of this end; the rest of the run goes on.
+
+        What is waiting here is discarded and counted.
+        """
+        if not self._live.closed:
+            self._edge.finish()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._edge.finished
+
+    def _begin(self, kind: type[_Reading]) -> Any:
+        task = get_current_task().id
+        earlier = self._reader() if self._reader is not None else None
+        if earlier is not None and earlier.task != task and not earlier.over:
+            raise BusyResourceError(f"iterating over {self._name!r} of")
+        reading = kind(self, task)
+        self._reader = ref(reading)
+        return reading
+
+    def take(self) -> Any:
+        """Take what is there, or `EMPTY`. For `collect`, which takes bursts."""
+        return self._edge.take()
+
+    async def next_thing(self) -> Any:
+        """Wait for the next thing: an envelope or a mark; `EMPTY` at the end.
+
+        Raises:
+            ClosedError: the run is over.
+        """
+        edge, live = self._edge, self._live
+        while True:
+            if live.closed or edge.finished:
+                raise ClosedError(
+                    f"output {self._name!r} was closed"
+                    if edge.finished
+                    else "the run is over; read its results inside the async with block"
+                )
+            thing = edge.take()
+            if thing is not EMPTY:
+                self._turns += 1
+                if self._turns >= _TURN:
+                    self._turns = 0
+                return thing
+            if edge.ended:
+                return EMPTY
+            if live.cancelled:
+                await checkpoint_if_cancelled()
+                raise ClosedError("the run has failed or was cancelled")
+            await self._wait()
+
+    async def read_into(self, results: list[Any]) -> None:
+        """Read to the end in bursts; failures are put where they come."""
+        edge, append = self._edge, results.append
+        receive = edge.receive
+        while (thing := await self.next_thing()) is not EMPTY:
+            for _ in range(_TURN):
+                if type(thing) is Envelope:
+                    append(thing.value)
+                elif type(thing) is Fault:
+                    append(thing.failure)
+                try:
+                    thing = receive()
+                except WouldBlock:
+                    break
+                edge.taken += 1
+                if edge.writer is not None:
+                    edge.ring_writer()
+                if type(thing) is not Envelope:
+                    edge.took(thing)
+            else:
+                if type(thing) is Envelope:
+                    append(thing.value)
+                elif type(thing) is Fault:
+                    append(thing.failure)
+                await checkpoint()
+
+    async def _wait(self) -> None:
+        if self._bell.event is not None:
+            raise BusyResourceError(f"reading {self._name!r} of")
+        edge = self._edge
+        edge.reader = self._bell
+        if edge.capacity == 0:
+            edge.ring_writer()
+        try:
+            await self._bell.wait()
+        finally:
+            if edge.reader is self._bell:
+                edge.reader = None
+
+    async def turn(self) -> None:
+        """Let other tasks have a turn, before anything is taken."""
+        if self._turns >= _TURN - 1:
+            self._turns = 0
+            await checkpoint()
+
+
+class _Reading(AsyncIterator[Any]):
+    """One `async for` over an output."""
+
+    def __init__(self, output: Output[Any], task: int) -> None:
+        self.output = output
+        self.task = task
+        self.over = False
+
+    async def _next(self) -> Any:
+        if get_current_task().id != self.task:
+            raise BusyResourceError("iterating over")
+        output = self.output
+        await output.turn()
+        thing = await output.next_thing()
+        if thing is EMPTY:
+            self.over = True
+            raise StopAsyncIteration
+        return thing
+
+
+class _Results(_Reading):
+    async def __anext__(self) -> Any:
+        while True:
+            thing = await self._next()
+            if type(thing) is Envelope:
+                return thing.value
+            if type(thing) is Fault:
+                raise thing.failure.error
+
+
+class _Events(_Reading):
+    async def __anext__(self) -> Any:
+        while True:
+            thing = await self._next()
+            if type(thing) is Envelope:
+                return thing.value
+            if type(thing) is Fault:
+                return thing.failure
+            if type(thing) is Barrier:
+                return thing.sentinel

@@ -1,0 +1,374 @@
+"""The doors of a live graph: send, sentinel, finish, interrupt, stop, read, report, explain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, MutableMapping
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from anyio import current_time, get_cancelled_exc_class, get_current_task
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from ._account import report_of
+from ._engine import InputRunner
+from ._engine.source import Ticket
+from ._envelope import Envelope, Failure, Sentinel
+from ._errors import ClosedError, GraphError, safe_repr
+from ._explain import explain
+from ._live import Live
+from ._output import Output
+from ._policies import check_number
+from ._report import FailureRecord, Report
+from ._topology import Port
+from ._wires import EMPTY
+
+In = TypeVar("In")
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+class Run(Generic[In, Out_co]):
+    """A live graph, inside the `async with` block that opened it.
+
+    Reading it with `async for` gives the results; a failure in their way raises its error. After a
+    `break`, a new `async for` goes on with the next result.
+    """
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        names = list(live.topology.ends)
+        self._outputs = [Output[Any](live, number, name) for number, name in enumerate(names)]
+        self._host: int | None = None
+        self._closing = False
+
+    def __repr__(self) -> str:
+        state = "over" if self._live.closed else "open"
+        return f"<Run of {len(self._live.topology.nodes)} stages, {state}>"
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[Out_co]:
+        """Give results only, until the run ends.
+
+        Raises:
+            GraphError: the graph has several ends; read them with `run.output(...)`.
+            BusyResourceError: another task is iterating over it.
+        """
+        return self._only().__aiter__()
+
+    def events(self) -> AsyncIterator[Out_co | Sentinel[Any] | Failure]:
+        """Give results, sentinels and failures as they come, for `match`.
+
+        Raises:
+            GraphError: the graph has several ends.
+        """
+        return self._only().events()
+
+    def _only(self) -> Output[Out_co]:
+        if len(self._outputs) != 1:
+            names = ", ".join(repr(name) for name in self._live.topology.ends)
+            raise GraphError(
+                f"this run has {len(self._outputs)} ends ({names}); "
+                "read them with run.output(flow) or run.output(name)"
+            )
+        return self._outputs[0]
+
+    def output(self, which: Any) -> Output[Any]:
+        """Give one end of a graph that has several.
+
+        Args:
+            which: the flow that ends there, or the name it was given in `Graph(name=flow)`.
+
+        Raises:
+            GraphError: it is no end of this graph.
+        """
+        ends = self._live.topology.ends
+        port = getattr(which, "_port", None)
+        for number, (name, end) in enumerate(ends.items()):
+            if which == name if isinstance(which, str) else port == end:
+                return self._outputs[number]
+        names = ", ".join(repr(name) for name in ends)
+        raise GraphError(f"{safe_repr(which)} is no end of this graph; its ends are {names}")
+
+    async def read_into(self, results: list[Any]) -> None:
+        """Read to the end in bursts; failures are put where they come. For `collect`."""
+        await self._only().read_into(results)
+
+    # -- feeding --------------------------------------------------------------------------------
+
+    async def send(
+        self, item: In, *, to: Any = None, context: MutableMapping[str, Any] | None = None
+    ) -> None:
+        """Send an item in, waiting while the graph is full.
+
+        While there is room it does not wait, but it always notices a cancellation. If an interrupt
+        comes while it waits, it returns normally and its item is discarded and counted.
+
+        Args:
+            item: what to send.
+            to: the `Input` to send to, when the graph has several.
+            context: the mapping that the stages see as this item's context.
+
+        Raises:
+            ClosedError: the input takes no more: `finish`, `stop`, or the end of the run.
+            GraphError: it is not clear where to send, or that input has a source.
+            TypeError: the item is a `Sentinel`; use `send_sentinel`.
+        """
+        entry = self._entry(to)
+        envelope = self._envelope(entry, item, context)
+        entry.check_open()
+        await checkpoint_if_cancelled()
+        await entry.send(envelope)
+
+    def send_nowait(
+        self, item: In, *, to: Any = None, context: MutableMapping[str, Any] | None = None
+    ) -> None:
+        """Send an item in if there is room now.
+
+        Raises:
+            WouldBlock: the graph is full, or others are waiting to send.
+            ClosedError, GraphError, TypeError: as for `send`.
+        """
+        entry = self._entry(to)
+        entry.send_nowait(self._envelope(entry, item, context))
+
+    async def feed(self, source: Iterable[In] | AsyncIterable[In], *, to: Any = None) -> None:
+        """Send everything that a source gives; the input stays open for more.
+
+        A `Sentinel` that the source gives is sent on as one. An exception of the source goes to the
+        caller, and the run goes on.
+
+        Raises:
+            TypeError: the source is no iterable, or a string.
+            ClosedError, GraphError: as for `send`.
+        """
+        entry = self._entry(to)
+        if isinstance(source, (str, bytes)):
+            raise TypeError(
+                f"feed() takes items, not a string; put {safe_repr(source)} into a list"
+            )
+        if isinstance(source, AsyncIterable):
+            async for item in source:
+                await self._feed_one(entry, item)
+        elif isinstance(source, Iterable):
+            for item in source:
+                await self._feed_one(entry, item)
+        else:
+            raise TypeError(f"feed() takes an iterable or async iterable, not {safe_repr(source)}")
+
+    async def _feed_one(self, entry: InputRunner, item: Any) -> None:
+        if type(item) is Sentinel:
+            await self._place(item)
+            return
+        entry.check_open()
+        await checkpoint_if_cancelled()
+        await entry.send(self._envelope(entry, item, None))
+
+    def finish(self, *, to: Any = None) -> None:
+        """Take no more input; what was accepted is still processed. Calling it again is fine.
+
+        Args:
+            to: the `Input` to finish; all of them when left out.
+
+        Raises:
+            GraphError: `to` is no push input of this graph.
+        """
+        if self._live.closed:
+            return
+        if to is not None:
+            self._entry(to).close_input()
+            return
+        for entry in self._live.entries.values():
+            if isinstance(entry, InputRunner):
+                entry.close_input()
+
+    async def send_sentinel(self, value: Any = None) -> None:
+        """Send a control value through the whole graph.
+
+        It passes every stage unprocessed and arrives exactly once at each end, after everything sent
+        before it and before everything sent after it. Returns when it has been placed at every
+        entry, or discarded by an interrupt.
+
+        Raises:
+            ClosedError: every entry has ended.
+        """
+        self._check_open()
+        await checkpoint_if_cancelled()
+        await self._place(Sentinel(value))
+
+    async def _place(self, sentinel: Sentinel[Any]) -> None:
+        places = self._live.places()
+        if not places:
+            raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
+        barrier = self._live.barrier(sentinel)
+        tickets = [(place, place.line.join(barrier)) for place in places]
+        for place in places:
+            place.hasten()
+        try:
+            for _, ticket in tickets:
+                if ticket.state == "waiting":
+                    await ticket.event.wait()
+        except BaseException:
+            _withdraw(tickets)
+            raise
+        if all(ticket.state == "refused" for _, ticket in tickets):
+            raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
+
+    def _envelope(
+        self, entry: InputRunner, item: Any, context: MutableMapping[str, Any] | None
+    ) -> Envelope:
+        if type(item) is Sentinel:
+            raise TypeError("a Sentinel is not an item; use run.send_sentinel(value)")
+        return self._live.envelope(item, context)
+
+    def _entry(self, to: Any) -> InputRunner:
+        self._check_open()
+        entries = self._live.entries
+        if to is not None:
+            port = getattr(to, "_port", None)
+            node = port.node if isinstance(port, Port) else None
+            entry = entries.get(node) if node is not None else None
+            if entry is None:
+                raise GraphError(f"{safe_repr(to)} is no Input of this graph")
+            return self._push_input(entry)
+        inputs = [entry for entry in entries.values() if isinstance(entry, InputRunner)]
+        if len(inputs) == 1:
+            return inputs[0]
+        if not inputs:
+            raise GraphError(
+                "this run has no input to send to: its items come from its source; "
+                "open the flow without a source to send"
+            )
+        names = ", ".join(repr(entry.name) for entry in inputs)
+        raise GraphError(f"this graph has several inputs ({names}); say which with to=")
+
+    def _push_input(self, entry: Any) -> InputRunner:
+        if not isinstance(entry, InputRunner):
+            raise GraphError(
+                f"{entry.name!r} has a source of its own, so nothing can be sent to it"
+            )
+        return entry
+
+    def _check_open(self) -> None:
+        if self._live.closed:
+            raise ClosedError("the run is over; send inside the async with block")
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    def interrupt(self) -> int:
+        """Discard everything accepted so far; the run goes on with what comes next.
+
+        Synchronous and absolute: nothing accepted before the call comes out after it. Calls in
+        flight are cancelled; threads run on, but what they bring is dropped. From another thread use
+        `anyio.from_thread.run_sync(run.interrupt)`.
+
+        Returns:
+            the number of items discarded, each branch's copy counted; 0 when the run is over.
+        """
+        return self._live.interrupt()
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Take no more input and return at once; what was accepted can be read to the end.
+
+        A pull in flight is cancelled, once, and the source closed. A `send` that still waits gets
+        `ClosedError`.
+
+        Args:
+            timeout: seconds that the rest of the run may take; then it is cancelled.
+
+        Raises:
+            ValueError: `timeout` is negative or not finite.
+        """
+        if timeout is not None:
+            check_number("timeout", timeout, minimum=0)
+        if not self._live.closed:
+            for entry in self._live.entries.values():
+                entry.stop()
+            if timeout is not None:
+                self._live.group.cancel_scope.deadline = current_time() + timeout
+        await checkpoint()
+
+    async def drain(self) -> Report:
+        """Finish the inputs, read and drop every output to its end.
+
+        Returns:
+            the report of the whole run.
+
+        Raises:
+            ClosedError: the run is over already.
+        """
+        self.finish()
+        for output in self._outputs:
+            if not output.closed:
+                while await output.next_thing() is not EMPTY:
+                    pass
+        return self.report()
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Give the figures of this moment; after the block, those of the whole run."""
+        return report_of(self._live)
+
+    def explain(self) -> str:
+        """Say what every stage is doing, how full the edges are, and who waits for whom."""
+        return explain(self._live)
+
+    @property
+    def failures(self) -> tuple[FailureRecord, ...]:
+        """The first and the last 500 failures, as text."""
+        return (*self._live.first_failures, *self._live.last_failures)
+
+    @property
+    def failed(self) -> int:
+        """How many failures there were, handled ones included."""
+        return self._live.failed
+
+    @property
+    def last_skipped(self) -> BaseException | None:
+        """The error that a stage skipped or emitted last."""
+        return self._live.last_skipped
+
+    # -- the block ------------------------------------------------------------------------------
+
+    async def enter(self) -> None:
+        """Start the run; for the `async with` block that owns it."""
+        self._host = get_current_task().id
+        await self._live.open()
+
+    async def leave(
+        self, exc: BaseException | None, traceback: TracebackType | None = None
+    ) -> bool:
+        """End the run; for the `async with` block that owns it.
+
+        Returns:
+            whether an exception of the body is swallowed, because it was the run's own cancellation.
+        """
+        live = self._live
+        if get_current_task().id != self._host:
+            raise RuntimeError(
+                "the async with block of a run was entered in one task and left in another"
+            )
+        left = live.inside() if exc is None and live.failure is None else 0
+        cancelled = isinstance(exc, get_cancelled_exc_class())
+        swallowed = await live.close(exc if cancelled else None)
+        if live.crashed is not None:
+            raise live.crashed
+        if cancelled and not swallowed:
+            return False
+        if live.failure is not None and (exc is None or cancelled or isinstance(exc, Exception)):
+            if exc is not live.failure.error:
+                raise live.failure.error
+            return False
+        if left:
+            live.warn_discarded(left)
+        if cancelled:
+            # The scope that this run cancels as it closes may have caught what an outer one sent.
+            await checkpoint_if_cancelled()
+        return cancelled
+
+
+def _withdraw(tickets: list[tuple[Any, Ticket]]) -> None:
+    """Take back a sentinel that has not entered anywhere; elsewhere it has to go on."""
+    if all(ticket.state == "waiting" for _, ticket in tickets):
+        for place, ticket in tickets:
+            place.line.withdraw(ticket)

@@ -1,0 +1,294 @@
+"""The kinds of stages: one frozen description each, checked where it is written.
+
+A description says what a stage does and knows nothing of running. `Options` are those of every stage
+that calls a user's function. What can be seen of a function is seen here, once: whether it is async,
+whether it is a generator function, what it is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import types
+from collections.abc import Callable, Hashable
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from ._errors import safe_repr
+from ._places import Threads
+from ._policies import OnError, Retry, check_count, check_number, check_on_error
+
+Nature = Literal["plain", "async", "generator", "async generator", "unknown"]
+Overflow = Literal["block", "drop_oldest", "drop_newest", "error"]
+MAIN = "main"
+"""The port of a stage through which its results go out."""
+FAILED = "failures"
+"""The port through which failures that were skipped or emitted go out as data."""
+OVERFLOW = ("block", "drop_oldest", "drop_newest", "error")
+
+
+def nature_of(fn: Callable[..., Any]) -> Nature:
+    """Tell what can be seen of a callable without calling it.
+
+    Partials, methods and callable objects are looked through. "unknown" is what may or may not give
+    an awaitable: a callable object with a plain `__call__`, or a plain wrapper of something async.
+    """
+    while isinstance(fn, (functools.partial, types.MethodType)):
+        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
+    seen = _nature_of_function(fn)
+    if seen is not None:
+        return seen
+    if isinstance(fn, (types.BuiltinFunctionType, type)):
+        return "plain"
+    call = getattr(type(fn), "__call__", None)
+    while isinstance(call, functools.partialmethod):  # pragma: no cover - exotic
+        call = call.func
+    seen = _nature_of_function(call)
+    return "unknown" if seen is None or seen == "plain" else seen
+
+
+def _nature_of_function(fn: Any) -> Nature | None:
+    # asyncio.iscoroutinefunction is deprecated; inspect's knows markcoroutinefunction from 3.12 on.
+    if inspect.iscoroutinefunction(fn):
+        return "async"
+    if inspect.isasyncgenfunction(fn):
+        return "async generator"
+    if inspect.isgeneratorfunction(fn):
+        return "generator"
+    if isinstance(fn, types.FunctionType):
+        return "unknown" if hasattr(fn, "__wrapped__") else "plain"
+    return None
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """Give the name under which a function appears in drawings and reports."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None)
+    if not isinstance(name, str):
+        name = type(fn).__name__
+    return "lambda" if name == "<lambda>" else name
+
+
+def check_callable(verb: str, fn: object) -> None:
+    """Refuse what cannot be called, above all the coroutine that calling it gave."""
+    if inspect.iscoroutine(fn) or isinstance(fn, asyncio.Future) or inspect.isasyncgen(fn):
+        if inspect.iscoroutine(fn):
+            fn.close()
+        raise TypeError(
+            f"{verb}() takes a function, not what calling it gave; pass the function itself"
+        )
+    if not callable(fn):
+        raise TypeError(f"{verb}() takes a function, not {safe_repr(fn)}")
+
+
+def check_name(name: object) -> None:
+    """Refuse what cannot name a stage."""
+    if name is None:
+        return
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, not {name!r}")
+    if not name:
+        raise ValueError("name must not be empty")
+
+
+@frozen
+class Options:
+    """The options of a stage that calls a user's function; see the verbs of `Flow`."""
+
+    on: Threads | None = None
+    concurrency: int | None = None
+    ordered: bool = True
+    timeout: float | None = None
+    retry: Retry | None = None
+    on_error: OnError | None = None
+    pass_context: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.on is not None and not isinstance(self.on, Threads):
+            raise TypeError(f"on must be a place such as Threads(4), not {safe_repr(self.on)}")
+        if self.concurrency is not None:
+            check_count("concurrency", self.concurrency)
+        if self.timeout is not None:
+            check_number("timeout", self.timeout, minimum=0, exclusive=True)
+        if self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(f"retry must be a Retry, not {safe_repr(self.retry)}")
+        if self.on_error is not None:
+            check_on_error(self.on_error)
+        for flag in ("ordered", "pass_context"):
+            if not isinstance(getattr(self, flag), bool):
+                raise TypeError(f"{flag} must be True or False, not {getattr(self, flag)!r}")
+
+    @property
+    def width(self) -> int:
+        """Calls at once."""
+        if self.concurrency is not None:
+            return self.concurrency
+        return self.on.limit if self.on is not None else 1
+
+
+def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
+    """Refuse options that cannot work with what can be seen of the function."""
+    nature = nature_of(fn)
+    name = name_of(fn)
+    is_async = nature in ("async", "async generator")
+    if options.on is not None and is_async:
+        raise TypeError(
+            f"{verb}({name}, on=...): {name!r} is async and runs on the event loop; "
+            "leave out on=, or pass a plain function"
+        )
+    if options.on is not None or nature not in ("plain", "generator"):
+        return
+    if options.timeout is not None:
+        raise TypeError(
+            f"{verb}({name}, timeout=...): a plain function on the event loop cannot be timed out; "
+            "run it in a place (on=Threads(...)) or make it async"
+        )
+    if options.width > 1:
+        raise ValueError(
+            f"{verb}({name}, concurrency={options.concurrency}): a plain function on the event loop "
+            "runs one call at a time; run it in a place (on=Threads(...)) or make it async"
+        )
+
+
+@frozen(eq=False)
+class Stage:
+    """What every kind of stage has.
+
+    Attributes:
+        name: what it is called unless another stage of the graph has that name already.
+        explicit: whether the user gave that name.
+    """
+
+    name: str
+    explicit: bool = field(default=False, kw_only=True)
+
+
+@frozen(eq=False)
+class InputStage(Stage):
+    """Where items enter from `open(source)` or `run.send`."""
+
+
+@frozen(eq=False)
+class SourceStage(Stage):
+    """Where a flow's own items enter."""
+
+    items: Any = None
+    on: Threads | None = None
+
+
+@frozen(eq=False)
+class CallStage(Stage):
+    """A stage that calls a user's function for each item."""
+
+    fn: Callable[..., Any]
+    options: Options
+
+    @property
+    def nature(self) -> Nature:
+        return nature_of(self.fn)
+
+    @property
+    def inline(self) -> bool:
+        """Whether it runs on the loop, one call at a time, and is not known to wait."""
+        return (
+            self.options.on is None
+            and self.options.width == 1
+            and self.options.timeout is None
+            and self.nature not in ("async", "async generator")
+        )
+
+
+@frozen(eq=False)
+class MapStage(CallStage):
+    """One result for each item."""
+
+
+@frozen(eq=False)
+class FilterStage(CallStage):
+    """Passes the items that a function says to keep."""
+
+
+@frozen(eq=False)
+class TapStage(CallStage):
+    """Calls a function for its effect, passes the item on."""
+
+
+@frozen(eq=False)
+class FlatMapStage(CallStage):
+    """Any number of results for each item."""
+
+
+@frozen(eq=False)
+class BatchStage(Stage):
+    """Lists of up to `size` items."""
+
+    size: int
+    within: float | None = None
+
+
+@frozen(eq=False)
+class TransformStage(Stage):
+    """A function from an async iterator of items to an async iterator of results."""
+
+    fn: Callable[..., Any]
+    segments: bool = False
+
+
+@frozen(eq=False)
+class BufferStage(Stage):
+    """The capacity of an edge, and what happens when it is full."""
+
+    size: int
+    overflow: Overflow = "block"
+
+
+@frozen(eq=False)
+class RouteStage(Stage):
+    """Each item to the branch that a function names."""
+
+    key: Callable[[Any], Hashable]
+    branches: tuple[Hashable, ...]
+    default: Hashable | None = None
+    on_error: OnError | None = None
+
+
+@frozen(eq=False)
+class BalanceStage(Stage):
+    """Each item to whichever branch is free first."""
+
+    branches: int
+
+
+@frozen(eq=False)
+class MergeStage(Stage):
+    """Items of several flows as they come."""
+
+
+@frozen(eq=False)
+class FailuresStage(MergeStage):
+    """The failures that the stages above handled, as data."""
+
+
+@frozen(eq=False)
+class GatherStage(Stage):
+    """One tuple for each item of the flow from which all the branches grow."""
+
+
+@frozen(eq=False)
+class ZipStage(Stage):
+    """Tuples by position."""
+
+    strict: bool = False
+
+
+@frozen(eq=False)
+class ZipLatestStage(Stage):
+    """Tuples of the latest item of each flow."""
+
+
+@frozen(eq=False)
+class ConcatStage(Stage):
+    """One flow after the other."""

@@ -1,0 +1,348 @@
+"""Nodes and edges, found by walking back from the ends of flows, checked and named.
+
+A `Node` is one stage with the ports it reads from; a `Port` is one way out of a node. Nodes are made
+by the verbs and never changed, so a flow used twice is the same node met twice. `survey` gives the
+`Topology`: every node once, upstream before downstream; every edge; every name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+
+from attrs import Factory, field, frozen
+
+from ._errors import GraphError
+from ._stages import (
+    FAILED,
+    MAIN,
+    BalanceStage,
+    BatchStage,
+    BufferStage,
+    CallStage,
+    ConcatStage,
+    FailuresStage,
+    FilterStage,
+    FlatMapStage,
+    GatherStage,
+    InputStage,
+    MapStage,
+    MergeStage,
+    RouteStage,
+    SourceStage,
+    Stage,
+    TapStage,
+    TransformStage,
+    ZipLatestStage,
+    ZipStage,
+)
+
+
+@frozen(eq=False)
+class Node:
+    """A stage and where it reads from."""
+
+    stage: Stage
+    upstream: tuple[Port, ...] = ()
+
+    def port(self, key: Hashable = MAIN) -> Port:
+        return Port(self, key)
+
+
+@frozen
+class Port:
+    """One way out of a node: its results, the branch of a fan-out, or its failures."""
+
+    node: Node
+    key: Hashable = MAIN
+
+
+@frozen
+class Edge:
+    """One way from a port into a place (`slot`) of a node, or into an end of the graph.
+
+    Attributes:
+        index: its number in the graph.
+        source: the port it comes from.
+        target: the node that reads it; `None` when an end of the graph does.
+        slot: which of the target's inputs it is, or the number of the end.
+        aligned: whether rows that lost their item leave a hole here, for a `gather` further down.
+    """
+
+    index: int
+    source: Port
+    target: Node | None
+    slot: int
+    aligned: bool = False
+
+
+@frozen(eq=False)
+class Topology:
+    """A whole graph: frozen, named, checked.
+
+    Attributes:
+        nodes: every node, upstream before downstream.
+        edges: every edge, in the order of the nodes they come from.
+        ends: the ports that leave the graph, by name.
+        names: each node's name, unique in the graph.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    ends: Mapping[str, Port]
+    names: Mapping[Node, str]
+    _into: Mapping[Node, tuple[Edge, ...]] = field(repr=False, default=Factory(dict))
+    _out_of: Mapping[Port, tuple[Edge, ...]] = field(repr=False, default=Factory(dict))
+
+    def into(self, node: Node) -> tuple[Edge, ...]:
+        """Give the edges that a node reads, in the order of its inputs."""
+        return self._into.get(node, ())
+
+    def out_of(self, port: Port) -> tuple[Edge, ...]:
+        """Give the edges that leave a port."""
+        return self._out_of.get(port, ())
+
+    def ports(self, node: Node) -> tuple[Port, ...]:
+        """Give the ports of a node that somebody reads, the main one first."""
+        stage = node.stage
+        keys: tuple[Hashable, ...]
+        if isinstance(stage, RouteStage):
+            keys = stage.branches
+        elif isinstance(stage, BalanceStage):
+            keys = tuple(range(stage.branches))
+        else:
+            keys = (MAIN,)
+        ports = [node.port(key) for key in keys]
+        if self.out_of(node.port(FAILED)):
+            ports.append(node.port(FAILED))
+        return tuple(ports)
+
+    def inputs(self) -> tuple[Node, ...]:
+        """Give the nodes where pushed items may enter."""
+        return tuple(node for node in self.nodes if isinstance(node.stage, InputStage))
+
+    def entries(self) -> tuple[Node, ...]:
+        """Give the nodes where items enter."""
+        return tuple(n for n in self.nodes if isinstance(n.stage, (InputStage, SourceStage)))
+
+
+def above(*ports: Port) -> tuple[Node, ...]:
+    """Give every node that the ports grow from, upstream before downstream, without recursion."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for start in ports:
+        stack: list[tuple[Node, int]] = [(start.node, 0)]
+        while stack:
+            node, next_up = stack.pop()
+            if next_up == 0:
+                if node in seen:
+                    continue
+                seen.add(node)
+            if next_up < len(node.upstream):
+                stack.append((node, next_up + 1))
+                upper = node.upstream[next_up].node
+                if upper not in seen:
+                    stack.append((upper, 0))
+            else:
+                order.append(node)
+    return tuple(order)
+
+
+def survey(ends: Mapping[str, Port]) -> Topology:
+    """Find and check the graph that leads to the ends.
+
+    Raises:
+        GraphError: two stages were given the same name, a branch of a fan-out is read by nobody, or
+            the graph has no place where items enter.
+    """
+    nodes = above(*ends.values())
+    names = _names(nodes)
+    _check_branches(nodes, ends, names)
+    if not any(isinstance(node.stage, (InputStage, SourceStage)) for node in nodes):
+        raise GraphError("the graph has neither an Input nor a source")
+    aligned = _aligned(nodes)
+    edges: list[Edge] = []
+    into: dict[Node, list[Edge]] = {}
+    out_of: dict[Port, list[Edge]] = {}
+
+    def connect(port: Port, target: Node | None, slot: int) -> None:
+        edge = Edge(len(edges), port, target, slot, (target, slot) in aligned)
+        edges.append(edge)
+        out_of.setdefault(port, []).append(edge)
+        if target is not None:
+            into.setdefault(target, []).append(edge)
+
+    for node in nodes:
+        for slot, port in enumerate(node.upstream):
+            connect(port, node, slot)
+    for number, port in enumerate(ends.values()):
+        connect(port, None, number)
+    return Topology(
+        nodes,
+        tuple(edges),
+        dict(ends),
+        names,
+        {node: tuple(found) for node, found in into.items()},
+        {port: tuple(found) for port, found in out_of.items()},
+    )
+
+
+def _names(nodes: Iterable[Node]) -> dict[Node, str]:
+    nodes = tuple(nodes)
+    explicit = Counter(node.stage.name for node in nodes if node.stage.explicit)
+    twice = [name for name, count in explicit.items() if count > 1]
+    if twice:
+        raise GraphError(
+            f"two stages are named {twice[0]!r}; names identify stages in reports, "
+            "so give each its own"
+        )
+    taken = set(explicit)
+    names: dict[Node, str] = {}
+    numbers: Counter[str] = Counter()
+    for node in nodes:
+        name = node.stage.name
+        if not node.stage.explicit:
+            while name in taken:
+                numbers[node.stage.name] += 1
+                name = f"{node.stage.name}-{numbers[node.stage.name] + 1}"
+        taken.add(name)
+        names[node] = name
+    return names
+
+
+def _check_branches(
+    nodes: tuple[Node, ...], ends: Mapping[str, Port], names: Mapping[Node, str]
+) -> None:
+    read = {port for node in nodes for port in node.upstream} | set(ends.values())
+    for node in nodes:
+        stage = node.stage
+        if isinstance(stage, RouteStage):
+            keys: tuple[Hashable, ...] = stage.branches
+        elif isinstance(stage, BalanceStage):
+            keys = tuple(range(stage.branches))
+        else:
+            continue
+        for key in keys:
+            if node.port(key) not in read:
+                raise GraphError(
+                    f"nobody reads branch {key!r} of {names[node]!r}; use every branch, "
+                    "or make the graph with Graph(...) so that the unused one is an end of it"
+                )
+
+
+# -- rules of the joins ----------------------------------------------------------------------------
+
+_ONE_FOR_ONE = (MapStage, FilterStage, TapStage)
+
+
+def check_rows(ports: tuple[Port, ...]) -> Port:
+    """Find the port at which all branches of a `gather` fork, or refuse them.
+
+    Between the fork and the join every stage has to give exactly one thing for each item.
+
+    Raises:
+        GraphError: the branches have no flow in common, or one of them can shift its items.
+    """
+    lines = [_rows_up(port) for port in ports]
+    common = set.intersection(*({port for port, _ in line} for line in lines))
+    for port, _ in lines[0]:
+        if port in common:
+            return port
+    if not set.intersection(*(set(above(port)) for port in ports)):
+        raise GraphError(
+            "gather() pairs the branches of one flow, and these have none in common; "
+            "use zip() to pair independent flows by position"
+        )
+    # Every line ends at the first node that shifts; the one to name is not above all the others.
+    for line in lines:
+        last, why = line[-1]
+        if why and not all(last.node in above(port) for port in ports):
+            break
+    raise GraphError(
+        f"gather() cannot pair the items of a branch that passes {last.node.stage.name!r}, "
+        f"because {why or 'it enters there'}; move it before the fork or after the join"
+    )
+
+
+def _rows_up(port: Port) -> list[tuple[Port, str]]:
+    """Walk up while each node gives one thing for each item; the last entry says why it stops."""
+    line: list[tuple[Port, str]] = []
+    while True:
+        node, why = port.node, ""
+        if isinstance(node.stage, GatherStage):
+            line.append((port, ""))
+            port = check_rows(node.upstream)
+            continue
+        if port.key == FAILED:
+            why = _WHY[FailuresStage]
+        elif isinstance(node.stage, CallStage):
+            why = _shifts(node.stage)
+        elif isinstance(node.stage, BufferStage):
+            why = "a lossy buffer drops items" if node.stage.overflow != "block" else ""
+        elif node.upstream:
+            why = _WHY.get(type(node.stage), "it does not give one item for each")
+        line.append((port, why))
+        if why or not node.upstream:
+            return line
+        port = node.upstream[0]
+
+
+def _shifts(stage: CallStage) -> str:
+    if not isinstance(stage, _ONE_FOR_ONE):
+        return "it gives any number of items for each"
+    return "" if stage.options.ordered else "ordered=False lets items overtake each other"
+
+
+_WHY: dict[type[Stage], str] = {
+    FlatMapStage: "it gives any number of items for each",
+    BatchStage: "it makes one item of several",
+    TransformStage: "it may give any number of items for each",
+    RouteStage: "a branch of it gets only some of the items",
+    BalanceStage: "a branch of it gets only some of the items",
+    FailuresStage: "failures are a flow of their own",
+    ZipStage: "it pairs by position, not by item",
+    ZipLatestStage: "it pairs by time, not by item",
+    ConcatStage: "it joins flows one after the other",
+    MergeStage: "it mixes the items of several flows",
+}
+
+
+def check_independent(verb: str, ports: tuple[Port, ...]) -> None:
+    """Refuse flows that grow from the same one: bounded, reading them in turn would deadlock.
+
+    Raises:
+        GraphError: two of the flows have an ancestor in common.
+    """
+    seen: dict[Node, int] = {}
+    for number, port in enumerate(ports):
+        for node in above(port):
+            if seen.setdefault(node, number) != number:
+                instead = "gather()" if verb == "zip" else "merge()"
+                raise GraphError(
+                    f"{verb}() of flows that both grow from {node.stage.name!r} would deadlock, "
+                    f"because {verb}() waits for one while the other fills its buffers; "
+                    f"use {instead} for branches of one flow"
+                )
+
+
+def _aligned(nodes: tuple[Node, ...]) -> set[tuple[Node | None, int]]:
+    """Find the inputs on which a row may arrive as a hole: those below a fork, up to its `gather`.
+
+    What leaves the fork itself is whole, unless the fork lies between another fork and its join.
+    """
+    found: set[tuple[Node | None, int]] = set()
+    for node in nodes:
+        if not isinstance(node.stage, GatherStage):
+            continue
+        fork = check_rows(node.upstream)
+        pending: list[tuple[Node, int]] = [(node, slot) for slot in range(len(node.upstream))]
+        seen: set[tuple[Node, int]] = set()
+        while pending:
+            place = pending.pop()
+            upper = place[0].upstream[place[1]]
+            if place in seen or upper == fork:
+                continue
+            seen.add(place)
+            pending.extend((upper.node, slot) for slot in range(len(upper.node.upstream)))
+        found |= seen
+    return found

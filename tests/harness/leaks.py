@@ -1,0 +1,349 @@
+"""What is left when something has ended: tasks, threads, streams, generators, files, objects.
+
+Two ways of looking, for two uses:
+
+- `Watch` (and `no_leaks`, which asserts) follows what a block makes, from inside the event loop. It
+  is exact and takes microseconds: it sees a stream that was dropped without being closed, and an
+  async generator that was left to the garbage collector, at once and with the line that made them.
+  Sweeps use it at every point.
+- `Snapshot` looks at the whole process, from inside or outside of a loop, after `gc.collect()`:
+  also file descriptors, child processes and objects by type. `soak` compares two of them, many runs
+  apart.
+
+Idle worker threads that anyio and trio keep for later are not leaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+import time
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+from weakref import WeakSet
+
+import anyio
+import sniffio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from . import outside, stacks
+
+Generator = types.AsyncGeneratorType[Any, Any]
+Stream: TypeAlias = MemoryObjectSendStream[Any] | MemoryObjectReceiveStream[Any]
+
+GRACE = 0.5  # real seconds that threads which are ending already may take for it
+_STREAMS: tuple[Any, ...] = (MemoryObjectSendStream, MemoryObjectReceiveStream)
+_watches: list[Watch] = []
+_originals: list[Any] = []
+
+
+class Watch:
+    """Follows what a block inside an event loop makes; `leaks` tells what is left of it.
+
+    A context manager. The streams found are closed when it is left, so that one leak is one
+    message.
+    """
+
+    def __enter__(self) -> Watch:
+        self._tasks = {task.id for task in anyio.get_running_tasks()}
+        self._threads = outside.busy_threads()
+        self._busy = Counter(outside.at_work(self._threads))
+        self._streams: list[tuple[Stream, str]] = []
+        self._generators: WeakSet[Generator] = WeakSet()
+        self._abandoned: list[str] = []
+        self._hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=self._generator_begins, finalizer=self._generator_dropped)
+        _watches.append(self)
+        if len(_watches) == 1:
+            _follow_streams()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _watches.remove(self)
+        if not _watches:
+            _leave_streams()
+        sys.set_asyncgen_hooks(*self._hooks)
+        for stream, _ in self._streams:
+            stream.close()
+
+    def leaks(self) -> list[str]:
+        """What is left now, one line each; to be asked in the task that entered the block."""
+        return [
+            *self._left_tasks(),
+            *self._left_threads(),
+            *(
+                f"{type(stream).__name__} not closed, made at {place}"
+                for stream, place in self._streams
+                if not stream._closed
+            ),
+            *(f"async generator left to the garbage collector: {name}" for name in self._abandoned),
+            *(
+                f"async generator not closed: {_name_of(generator)}"
+                for generator in self._generators
+                if generator.ag_frame is not None and not generator.ag_running
+            ),
+        ]
+
+    def _left_tasks(self) -> Iterator[str]:
+        mine = anyio.get_current_task().id
+        for task in anyio.get_running_tasks():
+            if task.id not in self._tasks and task.id != mine and not _is_keeper(task):
+                yield f"task {task.name!r} at {stacks.place_of(task.coro)}"
+
+    def _left_threads(self) -> Iterator[str]:
+        patient_until = time.monotonic() + GRACE
+        while left := Counter(outside.at_work(self._threads)) - self._busy:
+            if time.monotonic() > patient_until:
+                return (f"still at work: {name}" for name in left.elements())
+            time.sleep(0.001)
+        return iter(())
+
+    def _generator_begins(self, generator: Any) -> None:
+        self._generators.add(generator)
+        if self._hooks.firstiter is not None:
+            self._hooks.firstiter(generator)
+
+    def _generator_dropped(self, generator: Any) -> None:
+        self._generators.discard(generator)
+        self._abandoned.append(_name_of(generator))
+        if self._hooks.finalizer is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)  # trio's word for the same
+                self._hooks.finalizer(generator)
+
+    def _stream_made(self, stream: Stream, place: str) -> None:
+        # A strong reference: a stream dropped without being closed must not slip away.
+        self._streams.append((stream, place))
+
+
+def _is_keeper(task: anyio.TaskInfo) -> bool:
+    """Whether the task waits for the end of the loop, to end anyio's idle worker processes."""
+    return getattr(task.coro, "__name__", "").startswith("_shutdown_process_pool")
+
+
+def _follow_streams() -> None:
+    for kind in _STREAMS:
+        original = kind.__post_init__
+        _originals.append(original)
+        kind.__post_init__ = _followed(original)  # put back below
+
+
+def _leave_streams() -> None:
+    for kind, original in zip(_STREAMS, _originals, strict=True):
+        kind.__post_init__ = original
+    _originals.clear()
+
+
+def _followed(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    def followed(stream: Any) -> None:
+        original(stream)
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None:
+            # The dataclass's own `__init__` comes from a string; the rest is anyio's.
+            name = str(frame.f_globals.get("__name__", ""))
+            if not name.startswith("anyio") and frame.f_code.co_filename != "<string>":
+                break
+            frame = frame.f_back
+        place = "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        for watch in _watches:
+            watch._stream_made(stream, place)
+
+    return followed
+
+
+def _name_of(generator: Generator) -> str:
+    return f"{generator.__qualname__} at {stacks.place_of(generator)}"
+
+
+@contextmanager
+def no_leaks() -> Iterator[Watch]:
+    """Assert that a block inside an event loop leaves nothing behind.
+
+    When the block raises, what it left is added to its exception as a note.
+
+    Raises:
+        AssertionError: Naming each task, thread, stream and generator that is left.
+    """
+    with Watch() as watch:
+        try:
+            yield watch
+        except BaseException as error:
+            if left := watch.leaks():
+                error.add_note(_list("and left behind:", left))
+            raise
+        if left := watch.leaks():
+            raise AssertionError(_list("left behind:", left))
+
+
+def _list(title: str, lines: Iterable[str]) -> str:
+    return "\n- ".join([title, *lines])
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the process holds, by kind, as `{description: number}`.
+
+    Kinds: tasks, threads, files, processes, streams, generators, and on request objects.
+    """
+
+    kinds: dict[str, Counter[str]]
+    blocks: int  # memory blocks allocated by Python
+
+    @classmethod
+    def take(cls, *, objects: bool = False) -> Snapshot:
+        """Collect garbage, then look; with `objects`, count all objects by type as well."""
+        gc.collect()
+        everything = gc.get_objects()
+        kinds = {
+            "tasks": Counter(_tasks()),
+            "threads": Counter(_threads()),
+            "files": Counter(_files()),
+            "processes": Counter(_processes()),
+            "streams": Counter(
+                f"{type(thing).__name__} of size {thing.statistics().max_buffer_size}"
+                for thing in everything
+                if type(thing) in _STREAMS and not thing._closed
+            ),
+            "generators": Counter(
+                _name_of(thing)
+                for thing in everything
+                if type(thing) is types.AsyncGeneratorType
+                and thing.ag_frame is not None
+                and thing.ag_frame.f_lasti > 0
+                and not thing.ag_running
+            ),
+        }
+        if objects:
+            kinds["objects"] = Counter()
+            for kind, number in Counter(map(type, everything)).items():
+                kinds["objects"][f"{kind.__module__}.{kind.__qualname__}"] += number
+        del everything
+        return cls(kinds, sys.getallocatedblocks())
+
+    def since(self, before: Snapshot) -> list[str]:
+        """What is here and was not there, one line each; objects are left to `soak`."""
+        return [
+            f"{kind}: {name}" + (f" ({number} times)" if number > 1 else "")
+            for kind, now in self.kinds.items()
+            if kind != "objects"
+            for name, number in (now - before.kinds[kind]).items()
+        ]
+
+
+def assert_nothing_since(before: Snapshot) -> None:
+    """Assert that the process holds nothing new; what is ending gets half a second for it.
+
+    Raises:
+        AssertionError: Naming what is new, by kind.
+    """
+    patient_until = time.monotonic() + GRACE
+    while new := Snapshot.take().since(before):
+        if time.monotonic() > patient_until:
+            raise AssertionError(_list("new in this process:", new))
+        time.sleep(0.005)
+
+
+def _tasks() -> Iterator[str]:
+    try:
+        sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        # No loop runs here, but a loop that was closed over its tasks has left them.
+        for task in [thing for thing in gc.get_objects() if isinstance(thing, asyncio.Task)]:
+            if not task.done():
+                yield f"{task.get_name()} at {stacks.place_of(task.get_coro())}"
+        return
+    for info in anyio.get_running_tasks():
+        yield f"{info.name} at {stacks.place_of(info.coro)}"
+
+
+def _threads() -> Iterator[str]:
+    return (thread.name for thread in threading.enumerate() if not _idle(thread))
+
+
+def _idle(thread: threading.Thread) -> bool:
+    """Whether anyio or trio keeps the thread for later."""
+    idle = getattr(thread, "idle_workers", None)  # anyio's, on asyncio
+    if idle is not None:
+        return thread in idle
+    owner = getattr(getattr(thread, "_target", None), "__self__", None)
+    if type(owner).__module__ == "trio._core._thread_cache":
+        return owner in outside._trio_idle()
+    return False
+
+
+def _files() -> Iterator[str]:
+    for name in ("/proc/self/fd", "/dev/fd"):
+        folder = Path(name)
+        if folder.is_dir():
+            for entry in sorted(os.listdir(folder)):
+                try:
+                    yield f"{entry} -> {os.readlink(folder / entry)}"
+                except OSError:
+                    continue  # the one that listed the folder
+            return
+
+
+def _processes() -> Iterator[str]:
+    for listing in Path("/proc/self/task").glob("*/children"):
+        try:
+            yield from (f"child process {pid}" for pid in listing.read_text().split())
+        except OSError:
+            continue  # that thread has ended
+
+
+def soak(
+    once: Callable[[], object],
+    *,
+    rounds: int = 50,
+    warm_up: int = 20,
+    blocks_each: float = 4.0,
+    ignore: Iterable[str] = (),
+) -> None:
+    """Assert that calling something again and again leaves the process as it was.
+
+    Between two plateaus: after `warm_up` calls, and after `rounds` more. An object type that grew
+    by half a piece a call or more is a leak; caches that fill up once are not.
+
+    Args:
+        once: What to call, outside of an event loop.
+        rounds: How often to call it between the two looks.
+        warm_up: How often to call it before the first look.
+        blocks_each: Memory blocks a call may leave.
+        ignore: Beginnings of type names that may grow.
+
+    Raises:
+        AssertionError: Naming what grew, and by how much a call.
+    """
+    gc.collect()
+    gc.freeze()  # what was there before is no concern of ours, and looking at it takes long
+    try:
+        for _ in range(warm_up):
+            once()
+        own_weight = Snapshot.take(objects=True)  # the second look has the first one in its view
+        before = Snapshot.take(objects=True)
+        del own_weight
+        for _ in range(rounds):
+            once()
+        gc.collect()  # finalisers may leave garbage for the one that comes with the look
+        after = Snapshot.take(objects=True)
+    finally:
+        gc.unfreeze()
+    grown = after.since(before)
+    growth = after.kinds["objects"] - before.kinds["objects"]
+    for name, number in growth.most_common():
+        if number >= rounds / 2 and not name.startswith(tuple(ignore)):
+            grown.append(f"objects: {name}, {number / rounds:.1f} a call")
+    blocks = (after.blocks - before.blocks) / rounds
+    if blocks > blocks_each:
+        grown.append(f"memory: {blocks:.1f} blocks a call")
+    if grown:
+        raise AssertionError(_list(f"grew in {rounds} calls:", grown))

@@ -1,0 +1,1 @@
+"""Tests for pytest-trio: each carries `@pytest.mark.trio`, none runs on another backend."""
