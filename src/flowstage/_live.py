@@ -25,7 +25,7 @@ from ._errors import BufferOverflow, DeadlockError, note_failure, safe_repr
 from ._plan import Plan, PlannedEdge
 from ._policies import OnError
 from ._report import FailureRecord
-from ._stages import FAILED, CallStage, ConcatStage
+from ._stages import FAILED, CallStage, ConcatStage, SourceStage
 from ._stats import Tally
 from ._topology import Node, Topology
 from ._watch import Doorbell, Watch
@@ -143,11 +143,14 @@ class Live:
             for port in self.topology.ports(last)
             if port.key != FAILED
         }
-        kind = runner_for(task[0].stage)
-        if task[0] in sources:
-            kind = SourceRunner
-        extra = {"items": sources[task[0]]} if task[0] in sources else {}
-        runner = kind(self, steps, inlets, outlets, **extra)
+        head = task[0].stage
+        runner: Runner
+        if isinstance(head, SourceStage):
+            runner = SourceRunner(self, steps, inlets, outlets, head.items)
+        elif task[0] in sources:
+            runner = SourceRunner(self, steps, inlets, outlets, sources[task[0]])
+        else:
+            runner = runner_for(head)(self, steps, inlets, outlets)
         self.runners.append(runner)
         if isinstance(runner, EntryRunner):
             self.entries[task[0]] = runner

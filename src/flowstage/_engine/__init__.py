@@ -12,7 +12,6 @@ from .._stages import (
     InputStage,
     MergeStage,
     RouteStage,
-    SourceStage,
     Stage,
     TransformStage,
     ZipLatestStage,
@@ -40,7 +39,6 @@ RUNNERS: dict[type[Stage], type[Runner]] = {
     ZipLatestStage: ZipLatestRunner,
     ConcatStage: ConcatRunner,
     InputStage: InputRunner,
-    SourceStage: SourceRunner,
 }
 
 
