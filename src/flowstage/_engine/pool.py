@@ -372,7 +372,9 @@ class Pool(Runner):
                     self.advance()
                 worker.slot = self.take()
                 if worker.slot is None:
-                    self.needed = self.needed or self.over()
+                    # While all were busy the coordinator did not listen at the inlet; now it must.
+                    deaf = self.inlet.reader is None
+                    self.needed = self.needed or deaf or self.over()
                     self.idle.append(worker)
                 if self.needed:
                     self.bell.ring()
