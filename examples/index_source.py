@@ -1,0 +1,348 @@
+"""Index a tree of Python sources: every definition and every word, in one SQLite file to search.
+
+    python examples/index_source.py                      # the standard library of this Python
+    python examples/index_source.py src --backend trio   # another folder, another event loop
+    python examples/index_source.py --search coroutine   # what does the index know about it?
+
+Each file is read once and shared by a parser, a word counter and a digest. What the three make of it
+comes together again as one row; rows go into batches, and each batch into the database in one
+transaction. The graph is `index()`, some twelve lines; all else are plain functions of one item.
+
+Two things to know before taking it as a pattern:
+
+* Threads keep the event loop free while disks and parsers take their time. They do not make `ast`
+  or `re` any faster: Python's lock lets one thread at a time run Python code (but for free-threaded
+  builds). Reading, hashing and SQLite give the lock up while they work.
+* A file that cannot be read, decoded or parsed stops nothing and is not lost: its stages say
+  `on_error="skip"`, and the flow of `failures()` brings what they skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+import sqlite3
+import sys
+import sysconfig
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+import anyio
+
+from flowstage import Failure, Flow, Threads, gather, merge, source
+
+# -- what flows ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    """A source file in memory. Three branches share it, so nobody may change it."""
+
+    path: Path
+    data: bytes = field(repr=False)
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A class or function: its name with those around it, and its docstring's first line."""
+
+    name: str
+    kind: str
+    line: int
+    summary: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What one transaction has written."""
+
+    files: int
+    definitions: int
+
+
+Row = tuple[File, list[Definition], Counter[str], str]
+
+# -- the graph -------------------------------------------------------------------------------------
+
+
+def index(root: Path, threads: int, connection: sqlite3.Connection) -> Flow[None, Stored | Failure]:
+    """Describe the whole job. Nothing runs yet: a flow is a value, to be drawn or opened."""
+    workers = Threads(threads)  # one place, one limit, shared by all stages that name it
+    database = Threads(1)  # one seat: SQLite is used by one thread at a time
+
+    paths = source(partial(walk, root), on=workers, name="walk")
+    files = paths.map(read, on=workers, on_error="skip")
+
+    # `files` is used four times and read once. `gather` pairs by file, not by position, so a file
+    # that one branch skips is left out of the row's other columns too.
+    rows = gather(
+        files,
+        files.map(parse, on=workers, on_error="skip"),
+        files.map(count_words, on=workers),
+        files.map(digest, on=workers),
+    )
+    # A batch is full or a second old, whichever comes first.
+    stored = rows.batch(100, within=1).map(partial(store, connection), on=database)
+    return merge(stored, rows.failures())
+
+
+# -- its stages: plain functions, which know nothing of flowstage ----------------------------------
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Give the Python files under a folder, in order, without those that pip has installed there."""
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(set(below) - {"site-packages", "__pycache__"})
+        yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
+
+
+def read(path: Path) -> File:
+    data = path.read_bytes()
+    return File(path, data, importlib.util.decode_source(data))
+
+
+def parse(file: File) -> list[Definition]:
+    return list(_definitions(ast.parse(file.text, file.path), prefix=""))
+
+
+KINDS = {
+    ast.ClassDef: "class",
+    ast.FunctionDef: "function",
+    ast.AsyncFunctionDef: "async function",
+}
+
+
+def _definitions(tree: ast.AST, prefix: str) -> Iterator[Definition]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            yield Definition(f"{prefix}{node.name}", KINDS[type(node)], node.lineno, summary)
+            yield from _definitions(node, f"{prefix}{node.name}.")
+        elif not isinstance(node, ast.expr):  # no definition hides in an expression
+            yield from _definitions(node, prefix)
+
+
+WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def count_words(file: File) -> Counter[str]:
+    return Counter(WORD.findall(file.text.lower()))
+
+
+def digest(file: File) -> str:
+    return hashlib.sha256(file.data).hexdigest()
+
+
+def store(connection: sqlite3.Connection, rows: list[Row]) -> Stored:
+    """Write a batch in one transaction: all of it is in the database, or nothing."""
+    found = 0
+    with connection:
+        for file, definitions, words, sha256 in rows:
+            path = str(file.path)
+            lines = file.text.count("\n")
+            number = connection.execute(
+                "INSERT INTO files VALUES (NULL, ?, ?, ?, ?)", (path, lines, words.total(), sha256)
+            ).lastrowid
+            connection.executemany(
+                "INSERT INTO words VALUES (?, ?, ?)",
+                ((word, number, times) for word, times in words.items()),
+            )
+            connection.executemany(
+                "INSERT INTO definitions VALUES (?, ?, ?, ?, ?)",
+                ((d.name, d.summary, d.kind, d.line, path) for d in definitions),
+            )
+            found += len(definitions)
+    return Stored(len(rows), found)
+
+
+# -- the database ----------------------------------------------------------------------------------
+
+TABLES = """
+    BEGIN;
+    DROP TABLE IF EXISTS files;
+    DROP TABLE IF EXISTS words;
+    DROP TABLE IF EXISTS definitions;
+    CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT, lines INTEGER, words INTEGER, sha256 TEXT);
+    CREATE TABLE words (word TEXT, file INTEGER, times INTEGER, PRIMARY KEY (word, file))
+        WITHOUT ROWID;
+    CREATE {definitions};
+    COMMIT;
+"""
+FULL_TEXT = (
+    "VIRTUAL TABLE definitions USING"
+    " fts5(name, summary, kind UNINDEXED, line UNINDEXED, path UNINDEXED)"
+)
+PLAIN = "TABLE definitions (name TEXT, summary TEXT, kind TEXT, line INTEGER, path TEXT)"
+
+
+def has_full_text(connection: sqlite3.Connection) -> bool:
+    """Tell whether this SQLite was built with FTS5."""
+    try:
+        connection.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(word)")
+    except sqlite3.OperationalError:
+        return False
+    connection.execute("DROP TABLE temp.probe")
+    return True
+
+
+def connect(database: Path) -> closing[sqlite3.Connection]:
+    """Open the file for use by several threads, one at a time; `Threads(1)` sees to the latter."""
+    return closing(sqlite3.connect(database, check_same_thread=False))
+
+
+def count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM files").fetchone()[0])
+
+
+def begin_anew(connection: sqlite3.Connection) -> None:
+    """Make empty tables, in place of those of an earlier run."""
+    full_text = has_full_text(connection)
+    if not full_text:
+        print("this Python's SQLite has no FTS5: searching will be a plain and slower LIKE")
+    connection.executescript(TABLES.format(definitions=FULL_TEXT if full_text else PLAIN))
+
+
+def search(connection: sqlite3.Connection, word: str) -> Iterator[str]:
+    """Tell where a word is defined or described, and which files use it most."""
+    quoted = '"' + word.replace('"', '""') + '"'
+    ((made_as,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'definitions'")
+    if "fts5" in made_as:
+        where, values = "definitions MATCH ? ORDER BY rank", (quoted,)
+    else:
+        where, values = "name LIKE ?1 OR summary LIKE ?1 ORDER BY length(name)", (f"%{word}%",)
+    found = connection.execute(
+        f"SELECT name, kind, path, line, summary FROM definitions WHERE {where} LIMIT 10", values
+    )
+    for name, kind, path, line, summary in found:
+        yield f"{kind} {name}  {path}:{line}"
+        if summary:
+            yield f"    {summary}"
+    used = connection.execute(
+        "SELECT path, times FROM words JOIN files ON files.id = file WHERE word = ?"
+        " ORDER BY times DESC, path LIMIT 5",
+        (word.lower(),),
+    )
+    for path, times in used:
+        yield f"{times:5} times in {path}"
+
+
+# -- running it ------------------------------------------------------------------------------------
+
+
+class Progress:
+    """One line that is rewritten on a terminal; elsewhere a plain line now and then."""
+
+    def __init__(self) -> None:
+        self.files = self.definitions = 0
+        self.failures: list[Failure] = []
+        self._began = self._told = monotonic()
+
+    def __str__(self) -> str:
+        took = monotonic() - self._began
+        return (
+            f"{self.files:,} files stored, {self.definitions:,} definitions, "
+            f"{len(self.failures)} failed, {took:.1f} s"
+        )
+
+    def add(self, result: Stored | Failure) -> None:
+        match result:
+            case Stored(files, definitions):
+                self.files += files
+                self.definitions += definitions
+            case Failure():
+                self.failures.append(result)
+        if sys.stdout.isatty():
+            print(f"\r{self!s:<79}", end="", flush=True)
+        elif monotonic() - self._told >= 1:
+            self._told = monotonic()
+            print(self, flush=True)
+
+    def done(self) -> None:
+        """Say the last word, and which files have failed, at which stage and why."""
+        print(f"\r{self!s:<79}" if sys.stdout.isatty() else self)
+        for failure in self.failures:
+            match failure.item:
+                case (Path() as path) | File(path=path):
+                    error = failure.error
+                    print(f"    {path}: {failure.stage}: {type(error).__name__}: {error}")
+
+
+async def run(job: Flow[None, Stored | Failure]) -> None:
+    progress = Progress()
+    async with job.open() as running:
+        async for result in running:
+            progress.add(result)
+    progress.done()
+    print(f"\n{running.report()}")
+
+
+BACKENDS = {
+    "asyncio": ("asyncio", {}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("directory", nargs="?", type=Path, default=sysconfig.get_path("stdlib"))
+    parser.add_argument("--database", type=Path, default="source-index.db", metavar="FILE")
+    parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
+    parser.add_argument("--threads", type=int, default=4, metavar="N")
+    parser.add_argument("--search", metavar="WORD", help="ask the database instead of filling it")
+    options = parser.parse_args()
+    if not options.directory.is_dir():
+        parser.error(f"{options.directory} is no folder")
+    if options.threads < 1:
+        parser.error("--threads takes a number from 1 on")
+    if importlib.util.find_spec(options.backend) is None:
+        parser.error(f"{options.backend} is not installed: python -m pip install {options.backend}")
+    if options.search is not None and not options.database.exists():
+        parser.error(f"there is no {options.database} yet; run once without --search")
+    try:
+        # What a flow uses is opened before it and closed after it. Once the block of `open()` has
+        # been left, in whatever way, no thread of the run is at work, so closing is safe.
+        with connect(options.database) as connection:
+            return answer(options, connection) if options.search else fill(options, connection)
+    except sqlite3.Error as error:
+        parser.exit(1, f"{options.database}: {error}\n")
+
+
+def answer(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
+    lines = list(search(connection, options.search))
+    print("\n".join(lines) or f"nothing is known about {options.search!r}")
+    return 0 if lines else 1
+
+
+def fill(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
+    logging.getLogger("flowstage").setLevel(logging.ERROR)  # what is skipped is listed at the end
+    warnings.simplefilter("ignore")  # what the parser thinks of other people's code
+    backend, backend_options = BACKENDS[options.backend]
+    begin_anew(connection)
+    job = index(options.directory, options.threads, connection)
+    print(f"{job.graph}\n")
+    try:
+        anyio.run(run, job, backend=backend, backend_options=backend_options)
+    except KeyboardInterrupt:
+        # The run was cancelled and has waited for its threads: a batch is in the database as a whole
+        # or not at all.
+        print(f"\nstopped: {count(connection):,} files are in {options.database}")
+        return 130
+    print(f"\n{options.database} is ready; now ask it with --search")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
