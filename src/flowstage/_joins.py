@@ -58,8 +58,7 @@ def gather(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
         ValueError: no flows, or the same flow twice.
     """
     ports = _ports("gather", flows)
-    check_rows(ports)
-    return _join(GatherStage("gather"), ports)
+    return Flow(Node(GatherStage("gather"), ports, check_rows(ports)).port())
 
 
 def zip(*flows: Flow[Any, Any], strict: bool = False) -> Flow[Any, Any]:

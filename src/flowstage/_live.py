@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from ._engine import EntryRunner, Runner, SourceRunner, runner_for
 from ._engine.call import CallStep
+from ._engine.join import ConcatRunner
 from ._engine.runner import Step
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
@@ -25,7 +26,7 @@ from ._errors import BufferOverflow, DeadlockError, note_failure, safe_repr
 from ._plan import Plan, PlannedEdge
 from ._policies import OnError
 from ._report import FailureRecord
-from ._stages import FAILED, CallStage, ConcatStage, SourceStage
+from ._stages import FAILED, CallStage, SourceStage
 from ._stats import Tally
 from ._topology import Node, Topology
 from ._watch import Doorbell, Watch
@@ -167,10 +168,10 @@ class Live:
 
     def _hold_back(self) -> None:
         """Keep sources closed that only a later input of a `concat` reads."""
+        self.concats = [runner for runner in self.runners if isinstance(runner, ConcatRunner)]
         unwanted: set[Edge] = set()
-        for runner in self.runners:
-            if isinstance(runner.steps[0].stage, ConcatStage):
-                unwanted.update(runner.inlets[1:])
+        for concat in self.concats:
+            unwanted.update(concat.inlets[1:])
         for runner in reversed(self.runners):
             edges = [e for o in (*runner.outlets.values(), *runner.dead_letters) for e in o.edges]
             for edge in edges:
@@ -276,7 +277,11 @@ class Live:
 
     def barrier(self, sentinel: Sentinel[Any]) -> Barrier:
         """Give a sentinel its place in the one order of the graph."""
-        return Barrier(sentinel, next(self.numbers))
+        barrier = Barrier(sentinel, next(self.numbers))
+        passed = min((concat.passed for concat in self.concats), default=-1)
+        for entry in self.entries.values():
+            entry.miss(barrier, passed)
+        return barrier
 
     def places(self) -> list[EntryRunner]:
         """Give the entries at which a sentinel has to be placed."""

@@ -85,22 +85,30 @@ def plan(topology: Topology, buffer: int = DEFAULT_BUFFER) -> Plan:
             stage = upper.stage
             assert isinstance(stage, BufferStage)
             into = topology.into(upper)[0]
-            through = Edge(into.index, into.source, target, slot, edge.aligned)
+            # Whether rows leave holes is for the writer to know: below a fork only, not at it.
+            through = Edge(into.index, into.source, target, slot, into.aligned)
             edges.append(PlannedEdge(through, target, slot, stage.size, stage.overflow, upper))
         elif target is None or task_of[target] is not task_of[upper]:
             capacity, overflow = _capacity(edge, buffer)
             edges.append(PlannedEdge(edge, target, slot, capacity, overflow))
-    held = sum(edge.capacity for edge in edges)
+    held = sum(edge.capacity or _passing(edge) for edge in edges)
     bound = held + sum(1 + sum(_window(node) for node in task) for task in tasks)
     return Plan(tasks, tuple(edges), bound)
 
 
 def _capacity(edge: Edge, buffer: int) -> tuple[int, Overflow]:
+    upper = edge.source.node
+    if isinstance(upper.stage, BalanceStage):
+        return 1, "block"  # a branch of balance: whoever is free takes the next
     if edge.target is not None and isinstance(edge.target.stage, BufferStage):
         return edge.target.stage.size, edge.target.stage.overflow
-    if isinstance(edge.source.node.stage, BalanceStage):
-        return 1, "block"  # a branch of balance: whoever is free takes the next
+    if isinstance(upper.stage, BufferStage) and _is_balanced(upper):
+        return upper.stage.size, upper.stage.overflow  # the edge into it is balance's own
     return buffer, "block"
+
+
+def _is_balanced(node: Node) -> bool:
+    return isinstance(node.upstream[0].node.stage, BalanceStage)
 
 
 def _absorbs(topology: Topology, node: Node) -> bool:
@@ -109,10 +117,15 @@ def _absorbs(topology: Topology, node: Node) -> bool:
     readers = topology.out_of(node.port())
     if len(readers) != 1:
         return False
-    upper, target = topology.into(node)[0].source.node, readers[0].target
-    if isinstance(upper.stage, BalanceStage):
+    target = readers[0].target
+    if _is_balanced(node):
         return False  # balance's own edges hold one
     return target is None or not isinstance(target.stage, BufferStage)
+
+
+def _passing(edge: PlannedEdge) -> int:
+    """Count what a rendezvous holds: each input of a join may be handing over an item at once."""
+    return int(edge.target is not None and len(edge.target.upstream) > 1)
 
 
 def _tasks(topology: Topology, absorbed: set[Node]) -> tuple[tuple[Node, ...], ...]:

@@ -197,7 +197,7 @@ class Run(Generic[In, Out_co]):
 
     async def _place(self, sentinel: Sentinel[Any]) -> None:
         places = self._live.places()
-        if not places:
+        if not places and not any(entry.gated for entry in self._live.entries.values()):
             raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
         barrier = self._live.barrier(sentinel)
         tickets = [(place, place.line.join(barrier)) for place in places]
@@ -210,7 +210,7 @@ class Run(Generic[In, Out_co]):
         except BaseException:
             _withdraw(tickets)
             raise
-        if all(ticket.state == "refused" for _, ticket in tickets):
+        if tickets and all(ticket.state == "refused" for _, ticket in tickets):
             raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
 
     def _envelope(

@@ -22,9 +22,23 @@ from ._policies import OnError, Retry, check_count, check_number, check_on_error
 
 Nature = Literal["plain", "async", "generator", "async generator", "unknown"]
 Overflow = Literal["block", "drop_oldest", "drop_newest", "error"]
-MAIN = "main"
+
+
+class _Way:
+    """A way out of a stage that has no name of the user's; equal to nothing but itself."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+MAIN: Hashable = _Way("main")
 """The port of a stage through which its results go out."""
-FAILED = "failures"
+FAILED: Hashable = _Way("failures")
 """The port through which failures that were skipped or emitted go out as data."""
 OVERFLOW = ("block", "drop_oldest", "drop_newest", "error")
 

@@ -8,7 +8,7 @@ by the verbs and never changed, so a flow used twice is the same node met twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 from attrs import Factory, field, frozen
 
@@ -40,10 +40,15 @@ from ._stages import (
 
 @frozen(eq=False)
 class Node:
-    """A stage and where it reads from."""
+    """A stage and where it reads from.
+
+    Attributes:
+        fork: for a `gather`, the port at which its branches part.
+    """
 
     stage: Stage
     upstream: tuple[Port, ...] = ()
+    fork: Port | None = None
 
     def port(self, key: Hashable = MAIN) -> Port:
         return Port(self, key)
@@ -243,35 +248,50 @@ def check_rows(ports: tuple[Port, ...]) -> Port:
     Raises:
         GraphError: the branches have no flow in common, or one of them can shift its items.
     """
-    lines = [_rows_up(port) for port in ports]
-    common = set.intersection(*({port for port, _ in line} for line in lines))
-    for port, _ in lines[0]:
-        if port in common:
-            return port
+    # All branches climb at the same pace, so that joins below one another cost what lies between
+    # them and not, each time, the whole way up.
+    climbs = [_climb(port) for port in ports]
+    ends = [(port, "") for port in ports]
+    met: Counter[Port] = Counter()
+    climbing = True
+    while climbing:
+        climbing = False
+        for number, climb in enumerate(climbs):
+            step = next(climb, None)
+            if step is not None:
+                climbing = True
+                ends[number] = step
+                met[step[0]] += 1
+                if met[step[0]] == len(ports):
+                    return step[0]
+    raise _refusal(ports, ends)
+
+
+def _refusal(ports: tuple[Port, ...], ends: list[tuple[Port, str]]) -> GraphError:
+    """Say why branches cannot be paired; `ends` is where each of them could be followed to."""
     if not set.intersection(*(set(above(port)) for port in ports)):
-        raise GraphError(
+        return GraphError(
             "gather() pairs the branches of one flow, and these have none in common; "
             "use zip() to pair independent flows by position"
         )
-    # Every line ends at the first node that shifts; the one to name is not above all the others.
-    for line in lines:
-        last, why = line[-1]
+    # Every branch ends at the first node that shifts; the one to name is not above all the others.
+    last, why = ends[0]
+    for last, why in ends:
         if why and not all(last.node in above(port) for port in ports):
             break
-    raise GraphError(
+    return GraphError(
         f"gather() cannot pair the items of a branch that passes {last.node.stage.name!r}, "
         f"because {why or 'it enters there'}; move it before the fork or after the join"
     )
 
 
-def _rows_up(port: Port) -> list[tuple[Port, str]]:
-    """Walk up while each node gives one thing for each item; the last entry says why it stops."""
-    line: list[tuple[Port, str]] = []
+def _climb(port: Port) -> Iterator[tuple[Port, str]]:
+    """Walk up while each node gives one thing for each item; the last step says why it stops."""
     while True:
         node, why = port.node, ""
-        if isinstance(node.stage, GatherStage):
-            line.append((port, ""))
-            port = check_rows(node.upstream)
+        if isinstance(node.stage, GatherStage) and node.fork is not None:
+            yield port, ""
+            port = node.fork
             continue
         if port.key == FAILED:
             why = _WHY[FailuresStage]
@@ -281,9 +301,9 @@ def _rows_up(port: Port) -> list[tuple[Port, str]]:
             why = "a lossy buffer drops items" if node.stage.overflow != "block" else ""
         elif node.upstream:
             why = _WHY.get(type(node.stage), "it does not give one item for each")
-        line.append((port, why))
+        yield port, why
         if why or not node.upstream:
-            return line
+            return
         port = node.upstream[0]
 
 
@@ -334,7 +354,7 @@ def _aligned(nodes: tuple[Node, ...]) -> set[tuple[Node | None, int]]:
     for node in nodes:
         if not isinstance(node.stage, GatherStage):
             continue
-        fork = check_rows(node.upstream)
+        fork = node.fork
         pending: list[tuple[Node, int]] = [(node, slot) for slot in range(len(node.upstream))]
         seen: set[tuple[Node, int]] = set()
         while pending:

@@ -94,9 +94,9 @@ class Edge:
         self.writer: Bell | None = None
         self.ended = self.finished = False
         self.wanted = True
-        self.on_want: Callable[[], None] | None = None
+        self.on_want: Callable[[], Iterable[Edge]] | None = None
         self.on_finish: Callable[[], None] | None = None
-        self.reclaim: Callable[[Envelope], None] | None = None
+        self.reclaim: Callable[[Any], None] | None = None
         # Things are items, failures, and marks (barriers, holes); all three are counted.
         self.total = self.taken = self.flushed = 0
         self.marks_total = self.marks_inside = self.marks_out = 0
@@ -179,23 +179,30 @@ class Edge:
         self.finished = True
         self._receive_stream.close()
         self.ring_writer()
+        self.ring_reader()  # an end may be closed while somebody else waits at it
         if self.on_finish is not None:
             self.on_finish()
 
     def _reclaim_all(self) -> None:
         """Hand items back to a writer that can give them to somebody else."""
         while (thing := self.take()) is not EMPTY:
-            if type(thing) is Envelope and self.reclaim is not None:
+            is_fault = type(thing) is Fault
+            if (is_fault or type(thing) is Envelope) and self.reclaim is not None:
                 self.total -= 1
                 self.taken -= 1
+                self.faults_total -= is_fault
+                self.faults_out -= is_fault
                 self.reclaim(thing)
 
     def want(self) -> None:
         """Be ready to begin reading; sources above that nobody else reads are opened now."""
-        if not self.wanted:
-            self.wanted = True
-            if self.on_want is not None:
-                self.on_want()
+        wanted = [self]
+        while wanted:  # a loop, since a graph may be deeper than the stack
+            edge = wanted.pop()
+            if not edge.wanted:
+                edge.wanted = True
+                if edge.on_want is not None:
+                    wanted.extend(edge.on_want())
 
     # -- for whoever owns both ends -------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Sentinels are aligned barriers with one order for the whole graph. Where inputs are mixed by time
 (`merge`, `zip_latest`) an input that has brought a barrier is not read until every open input has;
 since all entries placed all barriers in the same order, and a fork gives to all its branches or to
-none, the others are always able to bring it. An input that has ended counts as aligned.
+none, the others are always able to bring it. An input that has ended counts as aligned, and so does
+one that has brought a later barrier.
 
 `gather` needs no store of rows: between the fork and the join every stage puts exactly one thing on
 its edge for each item, a hole where the item was dropped, so the n-th things of all inputs are one
@@ -63,8 +64,9 @@ class MergeRunner(JoinRunner):
                     moved = await self.read_share(edge, held) or moved
             open_inlets = [edge for edge in self.inlets if not self.over(edge) or edge in held]
             if held and all(edge in held for edge in open_inlets):
-                await self.pass_mark(next(iter(held.values())))
-                held.clear()
+                first = min(held.values(), key=lambda barrier: barrier.number)
+                await self.pass_mark(first)
+                held = {e: b for e, b in held.items() if b.number > first.number}
             elif not open_inlets:
                 return
             elif moved:
@@ -223,15 +225,25 @@ class ConcatRunner(JoinRunner):
     Attributes:
         current: the input being read. It survives an interrupt: what has ended stays ended.
         passed: the last sentinel that went on, since inputs of one entry bring each of them.
+        wants: somebody downstream wants to read; a `concat` inside a `concat` waits its turn.
     """
 
     current = 0
     passed = -1
+    wants = True
+
+    def hold_back(self) -> None:
+        self.wants = False
+
+    def on_want(self) -> Sequence[Edge]:
+        self.wants = True
+        return self.inlets[self.current : self.current + 1]
 
     async def serve(self) -> None:
         while self.current < len(self.inlets):
             edge = self.inlets[self.current]
-            edge.want()
+            if self.wants:
+                edge.want()
             thing = edge.take()
             if type(thing) is Envelope:
                 await self.give(thing, self.outlets[MAIN])

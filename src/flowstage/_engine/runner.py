@@ -210,13 +210,12 @@ class Runner:
         """Give the calls under way: when each began, and with what item."""
         return [entry for step in self.steps for entry in step.tally.working.values()]
 
-    def on_want(self) -> None:
-        """Pass on that somebody downstream is ready to begin reading."""
-        for edge in self.inlets:
-            edge.want()
+    def on_want(self) -> Sequence[Edge]:
+        """Learn that somebody downstream is ready to begin reading; give what is wanted above."""
+        return self.inlets
 
     def hold_back(self) -> None:
-        """Wait to be wanted; only a source has anything to hold back."""
+        """Wait to be wanted; only a source and a `concat` have anything to hold back."""
 
     # -- waiting --------------------------------------------------------------------------------
 

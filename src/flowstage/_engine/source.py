@@ -171,6 +171,14 @@ class EntryRunner(Chain):
         """Tell whether a sentinel has to be placed here."""
         return self.open and self.outlet.open
 
+    @property
+    def gated(self) -> bool:
+        """Whether nothing may enter yet."""
+        return False
+
+    def miss(self, barrier: Barrier, passed: int) -> None:
+        """Keep a sentinel for later, where nothing may enter yet."""
+
     def close_input(self) -> None:
         """Take no more; `End` follows what was accepted."""
         self.line.closed = True
@@ -267,6 +275,7 @@ class SourceRunner(EntryRunner):
 
     Attributes:
         gate: opened when somebody is ready to read; a source behind a `concat` waits for it.
+        missed: sentinels that came while the gate was closed.
         pulled: items that the source gave.
         pulling: a pull is in flight. Only then may `stop` cancel `pull_scope`; and whoever gets a
             value from the pull looks at the scope before awaiting anything else, so the value that
@@ -288,6 +297,7 @@ class SourceRunner(EntryRunner):
         self.items = items
         self.place = stage.on if isinstance(stage, SourceStage) else None
         self.gate: Event | None = None
+        self.missed: deque[Barrier] = deque()
         self.owned = False
         self.pulled = self.lost = 0
         self.pulling = self.stopping = self.is_done = self.at_gate = False
@@ -318,12 +328,34 @@ class SourceRunner(EntryRunner):
     def hold_back(self) -> None:
         self.gate = Event()
 
-    def on_want(self) -> None:
+    def on_want(self) -> Sequence[Edge]:
         if self.gate is not None and not self.gate.is_set():
             if self.at_gate:
                 self.at_gate = False
                 self.frame.watch.parked -= 1
+            for barrier in self.missed:
+                self.line.join(barrier)
+            self.missed.clear()
             self.gate.set()
+        return ()
+
+    @property
+    def gated(self) -> bool:
+        return self.gate is not None and not self.gate.is_set() and super().takes_sentinels()
+
+    def miss(self, barrier: Barrier, passed: int) -> None:
+        """Keep a sentinel that came before this source was wanted.
+
+        It enters as the source is opened, for joins between here and the `concat` that may have it
+        from another input. What every `concat` has passed already is of use to them only as the
+        latest, so no more than that is kept of it.
+        """
+        if not self.gated:
+            return
+        missed = self.missed
+        missed.append(barrier)
+        while len(missed) > 1 and missed[0].number <= passed:
+            missed.popleft()
 
     async def _wait_gate(self, gate: Event) -> None:
         """Wait to be wanted; whoever opens the gate takes this task off the parked."""
@@ -335,7 +367,11 @@ class SourceRunner(EntryRunner):
         await gate.wait()
 
     async def _feed(self) -> None:
-        values = await self._open()
+        self._pulling()
+        try:
+            values = await self._open()
+        finally:
+            self.pulling = False
         error: BaseException | None = None
         try:
             with CancelScope() as self.pull_scope:
@@ -345,10 +381,20 @@ class SourceRunner(EntryRunner):
             error = raised
             raise
         finally:
-            late = await self._close(values, error)
+            self._pulling()
+            try:
+                late = await self._close(values, error)
+            finally:
+                self.pulling = False
         if late is not None:
             self._fail(late)
             raise Stopped
+
+    def _pulling(self) -> None:
+        """Leave the line to the pump while the source is at work."""
+        self.pulling = True
+        if self.line.tickets:
+            self.pump_bell.ring()
 
     async def _close(self, values: Values, error: BaseException | None) -> BaseException | None:
         """Close the source where it was read; give what that raised."""
@@ -505,9 +551,7 @@ class SourceRunner(EntryRunner):
         for _ in range(MOST_IN_A_TURN):
             if self.line.tickets:
                 await self._move_line()
-            self.pulling = True
-            if self.line.tickets:
-                self.pump_bell.ring()
+            self._pulling()
             try:
                 value = await values.next()
             except BaseException as raised:
@@ -532,8 +576,7 @@ class SourceRunner(EntryRunner):
         """Pull for one time slice in a thread, then enter what it gave."""
         if self.line.tickets:
             await self._move_line()
-        self.pulling = True
-        self.pump_bell.ring()
+        self._pulling()
         try:
             pulled, more, error = await pull_in_thread(values.iterator, place)
         except BaseException as raised:
@@ -651,6 +694,7 @@ class SourceRunner(EntryRunner):
         """Settle the account of an epoch that is over."""
         waiting = len([value for value, _ in self.hand if type(value) is not Sentinel])
         self.hand.clear()
+        self.missed.clear()
         self.pulled += waiting
         self.lost += waiting
         self.refresh()

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from .._envelope import Envelope
+from .._envelope import Barrier, Envelope, Fault, Hole, Mark
 from .._errors import safe_repr
 from .._stages import RouteStage
 from .._wires import EMPTY, Edge, Enough, Outlet
@@ -37,13 +37,17 @@ class SplitRunner(Runner):
             else:
                 await self.wait_item()
 
-    def returned(self) -> Envelope | None:
+    def returned(self) -> Envelope | Fault | None:
         """Give an item that came back from a branch that went away."""
         return None
 
     async def send(self, envelope: Envelope) -> None:
         """Give an item to the branch that is to have it."""
         raise NotImplementedError
+
+    async def pass_mark(self, mark: Mark) -> None:
+        if type(mark) is not Hole:  # a branch has only some of the items: nobody pairs its rows
+            await super().pass_mark(mark)
 
     def refresh(self) -> None:
         tally = self.steps[0].tally
@@ -94,8 +98,12 @@ class RouteRunner(SplitRunner):
 class BalanceRunner(SplitRunner):
     """Each item to whichever branch is free first, ties in turn.
 
+    A sentinel goes to all branches in one step, when all their edges are empty: if it went to one
+    after the other, an item that came back from a branch could be given to the next one behind it.
+
     Attributes:
-        back: items that stood before a branch that went away; they are given to the others.
+        back: what stood before a branch that went away; it is given to the others.
+        all: every edge of every branch.
     """
 
     def __init__(
@@ -108,19 +116,41 @@ class BalanceRunner(SplitRunner):
         super().__init__(frame, steps, inlets, outlets)
         self.branches = list(self.outlets.values())
         self.turn = 0
-        self.back: deque[Envelope] = deque()
+        self.back: deque[Envelope | Fault] = deque()
+        self.all = Outlet(edge for outlet in self.branches for edge in outlet.edges)
         for outlet in self.branches:
             if len(outlet.edges) == 1:
                 outlet.edges[0].reclaim = self.reclaim
 
-    def reclaim(self, envelope: Envelope) -> None:
-        """Take an item back from a branch that wants no more."""
-        self.steps[0].tally.done -= 1
-        self.back.append(envelope)
+    def reclaim(self, thing: Envelope | Fault) -> None:
+        """Take something back from a branch that wants no more."""
+        if type(thing) is Envelope:
+            self.steps[0].tally.done -= 1
+        self.back.append(thing)
         self.bell.ring()
 
-    def returned(self) -> Envelope | None:
+    def returned(self) -> Envelope | Fault | None:
         return self.back.popleft() if self.back else None
+
+    def conclude(self) -> None:
+        for edge in self.all.edges:
+            edge.reclaim = None  # too late to give anything to another branch
+        super().conclude()
+
+    async def pass_mark(self, mark: Mark) -> None:
+        if type(mark) is not Barrier:
+            await super().pass_mark(mark)
+            return
+        while True:
+            while self.back:
+                thing = self.back.popleft()
+                if type(thing) is Envelope:
+                    await self.send(thing)
+                else:
+                    await super().pass_mark(thing)
+            if self.all.put_mark(mark):
+                return
+            await self.wait_room(self.all, mark)
 
     async def send(self, envelope: Envelope) -> None:
         while not self.put(envelope):
@@ -145,7 +175,7 @@ class BalanceRunner(SplitRunner):
 
     async def wait_any_room(self, envelope: Envelope) -> None:
         """Wait until any branch may have room."""
-        edges = [edge for outlet in self.branches for edge in outlet.edges if not edge.finished]
+        edges = [edge for edge in self.all.edges if not edge.finished]
         await self.wait_room(Outlet(edges), envelope)
 
     def discard(self) -> int:
