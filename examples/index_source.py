@@ -23,6 +23,7 @@ import argparse
 import ast
 import hashlib
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -145,12 +146,17 @@ def digest(file: File) -> str:
     return hashlib.sha256(file.data).hexdigest()
 
 
+def storable(text: str) -> str:
+    """Write what is no character, as names of files and docstrings may have, as an escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def store(connection: sqlite3.Connection, rows: list[Row]) -> Stored:
     """Write a batch in one transaction: all of it is in the database, or nothing."""
     found = 0
     with connection:
         for file, definitions, words, sha256 in rows:
-            path = str(file.path)
+            path = storable(str(file.path))
             lines = file.text.count("\n")
             number = connection.execute(
                 "INSERT INTO files VALUES (NULL, ?, ?, ?, ?)", (path, lines, words.total(), sha256)
@@ -161,7 +167,7 @@ def store(connection: sqlite3.Connection, rows: list[Row]) -> Stored:
             )
             connection.executemany(
                 "INSERT INTO definitions VALUES (?, ?, ?, ?, ?)",
-                ((d.name, d.summary, d.kind, d.line, path) for d in definitions),
+                ((d.name, storable(d.summary), d.kind, d.line, path) for d in definitions),
             )
             found += len(definitions)
     return Stored(len(rows), found)
@@ -311,6 +317,8 @@ def main() -> int:
         parser.error(f"{options.backend} is not installed: python -m pip install {options.backend}")
     if options.search is not None and not options.database.exists():
         parser.error(f"there is no {options.database} yet; run once without --search")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # other people's names, on any terminal
     try:
         # What a flow uses is opened before it and closed after it. Once the block of `open()` has
         # been left, in whatever way, no thread of the run is at work, so closing is safe.

@@ -1,0 +1,266 @@
+"""The examples, used as a reader would use them: from the command line, with a Ctrl-C too."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .conftest import NEEDS_UVLOOP
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "index_source.py"
+BACKENDS = ["asyncio", "trio", pytest.param("uvloop", marks=NEEDS_UVLOOP)]
+GOOD = {
+    "plain.py": '''
+class Kettle:
+    """Boils water.
+
+    Not for milk.
+    """
+
+    async def boil(self, kettle):
+        """Heat it up."""
+
+
+def pour(kettle, kettle_lid):
+    return kettle
+''',
+    "inner/more.py": "if True:\n    def brew(kettle): ...\n",
+    "inner/latin.py": "# coding: latin-1\nname = 'Tee, gr\xfcn'\n",
+    "empty.py": "",
+}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the example and give what it printed and how it ended."""
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        timeout=50,
+        check=False,
+    )
+
+
+def rows(database: Path, query: str) -> list[tuple[object, ...]]:
+    """Ask the database, from another connection than the one that wrote it."""
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small source tree in which nothing is wrong."""
+    root = tmp_path / "tree"
+    for name, text in GOOD.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="latin-1")
+    (root / "site-packages").mkdir()
+    (root / "site-packages" / "other.py").write_text("def elsewhere(): ...")
+    (root / "notes.txt").write_text("no Python")
+    return root
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where the index goes."""
+    return tmp_path / "index.db"
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[ModuleType]:
+    """The example as a module."""
+    spec = importlib.util.spec_from_file_location("index_source", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where `dataclass` looks its annotations up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tree_is_indexed(tree: Path, database: Path, backend: str) -> None:
+    """Every definition, word and file is in the database; graph, progress and report are printed."""
+    done = run(tree, "--database", database, "--backend", backend, "--threads", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rows(database, "SELECT name, kind, line, summary FROM definitions ORDER BY name") == [
+        ("Kettle", "class", 2, "Boils water."),
+        ("Kettle.boil", "async function", 8, "Heat it up."),
+        ("brew", "function", 2, ""),
+        ("pour", "function", 12, ""),
+    ]
+    assert rows(database, "SELECT count(*), sum(lines) FROM files") == [(4, 17)]
+    assert rows(database, "SELECT sum(times) FROM words WHERE word = 'kettle'") == [(6,)]
+    for stage in ("walk", "read", "parse", "count_words", "digest", "store"):
+        assert done.stdout.count(stage) >= 2, f"{stage} is not both drawn and reported"
+    assert "4 files stored, 4 definitions, 0 failed" in done.stdout
+    assert "elapsed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_cannot_be_read_decoded_or_parsed_is_listed(
+    tree: Path, database: Path, backend: str
+) -> None:
+    """Neither a crash nor silence, and the good files are there."""
+    (tree / "grammar.py").write_text("def")
+    (tree / "bytes.py").write_bytes(b"\n\nname = '\xff\xfe'\n")
+    (tree / "null.py").write_bytes(b"\0")
+    (tree / "folder.py").symlink_to(tree / "nowhere.py")
+    done = run(tree, "--database", database, "--backend", backend)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 files stored, 4 definitions, 4 failed" in done.stdout
+    for name, stage, error in (
+        ("grammar.py", "parse", "SyntaxError"),
+        ("bytes.py", "read", "UnicodeDecodeError"),
+        ("folder.py", "read", "FileNotFoundError"),
+    ):
+        assert f"    {tree / name}: {stage}: {error}: " in done.stdout
+    assert f"    {tree / 'null.py'}: parse: " in done.stdout  # ValueError or SyntaxError
+    assert rows(database, "SELECT count(*) FROM files") == [(4,)]
+
+
+@pytest.mark.slow
+def test_what_is_no_text_is_indexed_all_the_same(tmp_path: Path, database: Path) -> None:
+    """Half a character, in a docstring or in a name of a file, is written as an escape."""
+    (tmp_path / "half.py").write_text('def tea():\n    "Half \\ud800 cup."\n')
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.py")).write_text("def")
+    except OSError:
+        pytest.skip("this file system wants names that are text")
+    done = run(tmp_path, "--database", database)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\udcff.py: parse: SyntaxError: " in done.stdout
+    assert rows(database, "SELECT summary FROM definitions") == [("Half \\ud800 cup.",)]
+
+
+@pytest.mark.slow
+def test_a_second_run_replaces_the_first(tree: Path, database: Path) -> None:
+    """What is gone from the tree is gone from the index, and nothing is there twice."""
+    assert run(tree, "--database", database).returncode == 0
+    (tree / "plain.py").write_text("def drink(): ...")
+    assert run(tree, "--database", database).returncode == 0
+    names = [name for (name,) in rows(database, "SELECT name FROM definitions ORDER BY name")]
+    assert names == ["brew", "drink"]
+    assert rows(database, "SELECT count(*), count(DISTINCT path) FROM files") == [(4, 4)]
+    assert rows(database, "SELECT sum(times) FROM words WHERE word = 'kettle'") == [(1,)]
+
+
+@pytest.mark.slow
+def test_the_index_answers(tree: Path, database: Path) -> None:
+    """By name, by description, and by use."""
+    assert run(tree, "--database", database).returncode == 0
+    kettle = run("--search", "Kettle", "--database", database)
+    assert kettle.returncode == 0
+    assert f"class Kettle  {tree / 'plain.py'}:2\n    Boils water.\n" in kettle.stdout
+    assert f"    5 times in {tree / 'plain.py'}\n" in kettle.stdout
+    assert "class Kettle" in run("--search", "water", "--database", database).stdout
+    nothing = run("--search", 'te"a*', "--database", database)
+    assert (nothing.returncode, nothing.stderr) == (1, "")
+    assert nothing.stdout.startswith("nothing is known about")
+
+
+def test_without_fts5_it_says_so_and_searches_all_the_same(
+    example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An SQLite that was built without it is slower, not useless."""
+    monkeypatch.setattr(example, "has_full_text", lambda connection: False)
+    with example.connect(":memory:") as connection:
+        example.begin_anew(connection)
+        assert "no FTS5" in capsys.readouterr().out
+        file = example.File(Path("tea.py"), b"", "")
+        pour = example.Definition("pour", "function", 3, "Fill a cup.")
+        example.store(connection, [(file, [pour], Counter(cup=2), "")])
+        assert list(example.search(connection, "cup")) == [
+            "function pour  tea.py:3",
+            "    Fill a cup.",
+            "    2 times in tea.py",
+        ]
+
+
+def test_a_batch_is_written_as_a_whole_or_not_at_all(example: ModuleType) -> None:
+    """One transaction for each batch."""
+    file = example.File(Path("tea.py"), b"", "")
+    good, bad = (file, [], Counter(tea=1), ""), (file, [], Counter(tea=1), object())
+    with example.connect(":memory:") as connection:
+        example.begin_anew(connection)
+        with pytest.raises(sqlite3.Error):
+            example.store(connection, [good, bad])
+        assert example.count(connection) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a Ctrl-C reaches a whole console there")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ctrl_c_stops_at_once_and_leaves_the_database_intact(
+    tmp_path: Path, database: Path, backend: str
+) -> None:
+    """Whole batches are in it, their number is told, and the exit code is a shell's for Ctrl-C."""
+    text = "".join(f"def function_{number}(argument): ...\n" for number in range(100))
+    for number in range(3_000):
+        (tmp_path / f"module_{number}.py").write_text(text)
+    command = [sys.executable, str(EXAMPLE), str(tmp_path), "--database", str(database)]
+    process = subprocess.Popen(
+        [*command, "--backend", backend], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and not stored(database):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    out, err = process.communicate(timeout=15)
+    took = time.monotonic() - asked
+    assert (process.returncode, err) == (130, "")
+    files = stored(database)
+    assert 0 < files < 3_000
+    assert f"stopped: {files:,} files are in {database}" in out
+    assert took < 5
+    assert rows(database, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(database, "SELECT count(*) FROM definitions") == [(files * 100,)]
+    assert rows(database, "SELECT DISTINCT count(*) FROM words GROUP BY file") == [(3,)]
+
+
+def stored(database: Path) -> int:
+    """Tell how many files are in the index; none while there is no index yet."""
+    try:
+        return int(rows(database, "SELECT count(*) FROM files")[0][0])  # type: ignore[call-overload]
+    except sqlite3.OperationalError:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is no folder"),
+        (["--search", "tea", "--database", "nowhere.db"], "there is no nowhere.db yet"),
+        (["--threads", "0"], "--threads takes a number from 1 on"),
+        (["--backend", "curio"], "invalid choice: 'curio'"),
+        ([".", "--database", str(EXAMPLE)], "file is not a database"),
+    ],
+)
+@pytest.mark.slow
+def test_a_mistake_on_the_command_line_is_told_in_one_line(
+    arguments: list[str], message: str
+) -> None:
+    """No traceback for what the user can put right."""
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
