@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import length_hint
 from time import perf_counter
 from typing import Any
 
@@ -67,6 +68,39 @@ def run_slice(
         if perf_counter() > end:
             break
     return answers, perf_counter() - began
+
+
+def run_flat_slice(
+    call: Callable[[Envelope], Any], envelopes: Sequence[Envelope], seconds: float, most: int
+) -> tuple[list[tuple[list[Any], Iterator[Any] | None, BaseException | None]], float]:
+    """Make the values of one item after the other until the time is over. Runs in a thread.
+
+    Returns:
+        for each item begun its values, its iterator if there may be more, and what it raised; and
+        the seconds that it took. Only the last item can have more.
+    """
+    answers: list[tuple[list[Any], Iterator[Any] | None, BaseException | None]] = []
+    began = perf_counter()
+    end = began + seconds
+    for envelope in envelopes:
+        iterator, error = begin_iterator(call, envelope)
+        values: list[Any] = []
+        more = False
+        if type(iterator) in _MADE and length_hint(iterator) <= most:
+            values = list(iterator)  # no code of the user's runs, so there is no time to watch
+        elif iterator is not None:
+            left = max(0.0, end - perf_counter())
+            values, _, more, error = run_iterator(iterator, left, most)
+        answers.append((values, iterator if more or error is not None else None, error))
+        most -= len(values)
+        if more or most <= 0 or perf_counter() > end:
+            break
+        if error is not None and not isinstance(error, Exception):
+            break
+    return answers, perf_counter() - began
+
+
+_MADE = (type(iter(())), type(iter([])))
 
 
 def run_iterator(
@@ -168,7 +202,7 @@ class Offload(Pool):
         coming: workers that were called and have not taken anything yet.
         crew: workers that have nothing to do.
         pace: seconds an item takes, a moving average.
-        single: one item a call, because it may be timed out, tried again or observed.
+        single: one item a call, because it may be timed out, tried again, observed or timed.
     """
 
     def __init__(
@@ -188,7 +222,7 @@ class Offload(Pool):
         self.pace = 0.0
         self.closing = False
         self.single = bool(
-            options.timeout or options.retry or self.step.hooks or frame.timing or self.is_flat
+            options.timeout or options.retry or self.step.hooks or frame.timing
         )
         fn = self.step.fn
         self.call: Callable[[Envelope], Any] = lambda envelope: fn(envelope.value)
@@ -308,6 +342,8 @@ class Offload(Pool):
                     return
                 if self.single:
                     await self.one_in_thread(batch[0], seat, seen)
+                elif self.is_flat:
+                    await self.flat_batch_in_thread(batch, seat, seen)
                 else:
                     await self.batch_in_thread(batch, seen)
             finally:
@@ -343,6 +379,53 @@ class Offload(Pool):
             self.finish(slot)
         if len(answers) < len(batch):
             self.undone.extendleft(reversed(batch[len(answers) :]))
+
+    async def flat_batch_in_thread(self, batch: list[Slot], seat: Seat, seen: int) -> None:
+        """Make the values of a batch in one time slice; an item that has more is read to its end."""
+        tally = self.step.tally
+        tally.working[batch[0]] = (perf_counter(), batch[0].envelope.value)
+        answers: list[tuple[list[Any], Iterator[Any] | None, BaseException | None]] = []
+        spent = 0.0
+        try:
+            with self.frame.epoch.work():
+                envelopes = [slot.envelope for slot in batch]
+                answers, spent = await in_thread(
+                    run_flat_slice, self.call, envelopes, SLICE, MOST_IN_A_CALL
+                )
+        finally:
+            del tally.working[batch[0]]
+        if answers:
+            pace = spent / len(answers)
+            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
+            tally.calls.record(pace, len(answers))
+        last = answers.pop() if answers and answers[-1][1] is not None else None
+        if seen == self.frame.epoch.number:
+            begun = len(answers) + (last is not None)
+            self.undone.extendleft(reversed(batch[begun:]))
+            for slot, (values, _, error) in zip(batch, answers, strict=False):
+                if error is not None and not isinstance(error, Exception):
+                    error = await own_error(error, self.frame, self.step.name)
+                self.flat_done(slot, values, error)
+        if last is not None:
+            self.advance()
+            slot = batch[len(answers)]
+            error = await self.flat_in_thread(slot, seat, seen, last)
+            if seen == self.frame.epoch.number:
+                self.flat_done(slot, [], error)
+
+    def flat_done(self, slot: Slot, values: list[Any], error: BaseException | None) -> None:
+        """Note that all values of an item are made."""
+        for number, value in enumerate(values):
+            if type(value) is Sentinel:
+                values, error = values[:number], sentinel_given(self.step.name)
+                break
+        child = slot.envelope.child
+        slot.count += len(values)
+        slot.out = slot.out or deque()
+        slot.out.extend([child(value) for value in values])
+        if error is not None:
+            self.note_failed(slot, CallFailed(error, slot.attempts))
+        self.finish(slot)
 
     def finish(self, slot: Slot) -> None:
         """Let a slot leave as soon as it is its turn."""
@@ -489,24 +572,38 @@ class Offload(Pool):
             answers, _ = await in_thread(work, *args)
         return answers
 
-    async def flat_in_thread(self, slot: Slot, seat: Seat, seen: int) -> BaseException | None:
-        """Read what a `flat_map` makes of one item, slice by slice, no faster than it is given."""
+    async def flat_in_thread(
+        self,
+        slot: Slot,
+        seat: Seat,
+        seen: int,
+        begun: tuple[list[Any], Iterator[Any] | None, BaseException | None] | None = None,
+    ) -> BaseException | None:
+        """Read what a `flat_map` makes of one item, slice by slice, no faster than it is given.
+
+        Args:
+            slot, seat, seen: the item, the seat it is read on, the epoch it belongs to.
+            begun: what a first slice made of it already: values, iterator, error.
+        """
         envelope, iterator = slot.envelope, None
         slot.out = deque()
         try:
             while True:
                 began = perf_counter()
                 values: list[Any] = []
-                times, more, error = [], False, None
-                with self.frame.epoch.work():
-                    if iterator is None:
-                        iterator, error = await in_thread(begin_iterator, self.call, envelope)
-                    if iterator is not None:
-                        values, times, more, error = await in_thread(
-                            run_iterator, iterator, SLICE, MOST_IN_A_CALL
-                        )
-                del times
-                self.step.spent(envelope, perf_counter() - began)
+                more, error = False, None
+                if begun is not None:
+                    values, iterator, error = begun
+                    more, begun = error is None, None
+                else:
+                    with self.frame.epoch.work():
+                        if iterator is None:
+                            iterator, error = await in_thread(begin_iterator, self.call, envelope)
+                        if iterator is not None:
+                            values, _, more, error = await in_thread(
+                                run_iterator, iterator, SLICE, MOST_IN_A_CALL
+                            )
+                    self.step.spent(envelope, perf_counter() - began)
                 if seen != self.frame.epoch.number:
                     return None
                 for number, value in enumerate(values):
