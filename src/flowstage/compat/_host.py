@@ -1,0 +1,157 @@
+"""The background task that holds an `open()` block, for interfaces that have no block of their own.
+
+Everything else of flowstage runs inside an `async with` block of the caller's. An interface with
+`start()` and `stop()`, or one that is a bare iterator, has none, so somebody has to own the block: a
+`Host` enters it in a task of its own and stays in it until it is told to end. On asyncio that is a
+task, kept by reference; on trio it is a system task, the only one there that needs no nursery of the
+caller's. Neither outlives its event loop: asyncio.run() and trio.run() cancel what is left.
+
+A host never lets an exception leave its task, where nobody would see it on asyncio and where it would
+end the whole program on trio. It keeps it for whoever reads the run, or ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import copy_context
+from typing import Any
+
+from anyio import BusyResourceError, CancelScope, Event, get_cancelled_exc_class, sleep_forever
+
+from flowstage import ClosedError, Run
+
+Soon = Callable[[Callable[[], object]], object]
+
+
+class Host:
+    """One run, held open in the background.
+
+    Args:
+        opening: what `Flow.open()` gave.
+        name: the task's name.
+
+    Attributes:
+        run: the run, once `start` has returned.
+        error: what the block raised, if it did.
+        gone: set when the block has been left and nothing of the run remains.
+    """
+
+    run: Run[Any, Any]
+
+    def __init__(self, opening: Any, name: str) -> None:
+        self.error: BaseException | None = None
+        self.gone = Event()
+        self._opening = opening
+        self._name = name
+        self._entered = Event()
+        self._ended = False
+        self._scope: CancelScope | None = None
+        self._events: AsyncIterator[Any] | None = None
+        self._task: Any = None
+        self._soon: Soon | None = None
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Enter the block; returns when the run is live.
+
+        Raises:
+            BaseException: what entering it raised.
+        """
+        self._task, self._soon = _spawn(self._live, self._name)
+        try:
+            await self._entered.wait()
+        except BaseException:
+            self.end()
+            await self.wait_gone()
+            raise
+        if self.gone.is_set() and self.error is not None:
+            raise self.error
+
+    async def _live(self) -> None:
+        try:
+            with CancelScope() as self._scope:
+                if self._ended:
+                    return
+                async with self._opening as self.run:
+                    self._entered.set()
+                    await sleep_forever()
+        except get_cancelled_exc_class():
+            raise  # the event loop ends
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._opening = self._events = None
+            self.gone.set()
+            self._entered.set()
+
+    def end(self) -> None:
+        """Leave the block soon: what is still inside is discarded. Call it on the event loop."""
+        self._ended = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def end_soon(self) -> None:
+        """Leave the block in one of the next steps of the event loop. For finalizers: any thread."""
+        if self._soon is None or self.gone.is_set():
+            return
+        try:
+            self._soon(self.end)
+        except RuntimeError:  # the event loop is over, and the task with it
+            return
+
+    async def wait_gone(self) -> None:
+        """Wait until nothing of the run is left; not to be cancelled."""
+        with CancelScope(shield=True):
+            await self.gone.wait()
+
+    async def close(self) -> None:
+        """Leave the block and wait until nothing of the run is left."""
+        self.end()
+        await self.wait_gone()
+
+    # -- reading --------------------------------------------------------------------------------
+
+    async def next_event(self) -> Any:
+        """Give the next result, sentinel or failure, to whichever task asks; one at a time.
+
+        Raises:
+            StopAsyncIteration: the run has ended, or its block was left.
+            BusyResourceError: another task is waiting for it.
+            BaseException: what ended the run.
+        """
+        try:
+            if self._events is None:
+                self._events = self.run.events()
+            try:
+                return await self._events.__anext__()
+            except BusyResourceError:  # it belongs to the task that asked last
+                self._events = None
+                self._events = self.run.events()
+                return await self._events.__anext__()
+        except ClosedError:
+            self._events = None
+            self.end()
+            await self.wait_gone()
+            if self.error is not None:
+                raise self.error from None
+            raise StopAsyncIteration from None
+
+
+def _spawn(work: Callable[[], Awaitable[None]], name: str) -> tuple[Any, Soon]:
+    """Start a task that belongs to nobody; give it, and what calls a function on its event loop."""
+    if "trio" in sys.modules:  # else nobody can be running on it
+        import trio
+
+        if trio.lowlevel.in_trio_task():
+            token = trio.lowlevel.current_trio_token()
+            task = trio.lowlevel.spawn_system_task(work, name=name, context=copy_context())
+            return task, token.run_sync_soon
+    loop = asyncio.get_running_loop()
+    return loop.create_task(_awaited(work), name=name), loop.call_soon_threadsafe
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
