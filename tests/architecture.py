@@ -20,9 +20,12 @@ PACKAGE = "flowstage"
 FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the words", frozenset({"_envelope", "_errors", "_report", "_backend"})),
     ("the parts", frozenset({"_stages", "_places", "_policies"})),
-    ("the plan", frozenset({"_topology", "_plan", "_draw"})),
+    ("the plan", frozenset({"_topology", "_plan", "_draw", "_draw_svg", "_draw_layout"})),
     ("the machinery", frozenset({"_engine", "_wires", "_epoch", "_stats", "_watch"})),
-    ("the house", frozenset({"_run"})),
+    (
+        "the house",
+        frozenset({"_run", "_live", "_output", "_account", "_explain", "_still", "_waits"}),
+    ),
     ("the front door", frozenset({"_flow", "_joins", "_graph", "operators"})),
     ("the street", frozenset({"__init__", "testing", "compat"})),
 )

@@ -1,0 +1,191 @@
+"""A picture of boxes and lines as SVG: no script, no font, no file but itself.
+
+The picture has no background of its own, so it can stand on any page: boxes are opaque, and what
+stands between them has a grey that is told from black and from white. Colours are classes by kind;
+`prefers-color-scheme` changes them in the dark. Everything is below one class, because in a notebook
+the style of a picture is the style of the page. Arrow heads are plain shapes: markers are found by
+name, and a page may hold many pictures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from unicodedata import east_asian_width
+from xml.sax.saxutils import escape
+
+from attrs import frozen
+
+from ._draw_layout import lay_out
+
+LONGEST_LABEL = 42
+"""Characters shown in a box; all of them are in its title."""
+MARGIN = 12.0
+NAME_SIZE, FACT_SIZE = 13, 11
+NARROWEST = 84.0
+ARROW = 6.0
+
+
+@frozen
+class Box:
+    """A box to draw: what is told when pointing at it, its class, and its three lines of text."""
+
+    title: str
+    kind: str
+    name: str
+    facts: str = ""
+    figure: str = ""
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """The class and the text of each line that is not empty."""
+        lines = (("name", self.name), ("fact", self.facts), ("figure", self.figure))
+        return [(kind, short(text)) for kind, text in lines if text]
+
+
+@frozen
+class Line:
+    """A line to draw from one box down to another, by number."""
+
+    upper: int
+    lower: int
+    label: str
+    title: str
+
+
+STYLE = """
+.flowstage{color-scheme:light dark}
+.flowstage text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;\
+text-anchor:middle}
+.flowstage .name{font-size:13px;font-weight:600;fill:#1f2328}
+.flowstage .fact{font-size:11px;fill:#59636e}
+.flowstage .figure{font-size:11px;font-weight:600;fill:#9a6700}
+.flowstage .label{font-size:10px;fill:#7d8590}
+.flowstage rect{stroke-width:1.25}
+.flowstage .line{fill:none;stroke:#8b949e;stroke-width:1.4}
+.flowstage .head{fill:#8b949e;stroke:none}
+.flowstage .entry rect{fill:#dafbe1;stroke:#2da44e}
+.flowstage .call rect{fill:#ddf4ff;stroke:#3d8fd9}
+.flowstage .hold rect{fill:#fff3d1;stroke:#c69026}
+.flowstage .split rect{fill:#fbefff;stroke:#a475f9}
+.flowstage .join rect{fill:#fbefff;stroke:#a475f9}
+.flowstage .end rect{fill:#f6f8fa;stroke:#818b98;stroke-dasharray:4 3}
+@media (prefers-color-scheme:dark){
+.flowstage .name{fill:#f0f6fc}
+.flowstage .fact{fill:#a6b1bd}
+.flowstage .figure{fill:#e3b341}
+.flowstage .entry rect{fill:#12311d;stroke:#3fb950}
+.flowstage .call rect{fill:#102a43;stroke:#4493f8}
+.flowstage .hold rect{fill:#332708;stroke:#d29922}
+.flowstage .split rect{fill:#2b1d45;stroke:#ab7df8}
+.flowstage .join rect{fill:#2b1d45;stroke:#ab7df8}
+.flowstage .end rect{fill:#1c2128;stroke:#7d8590}
+}
+"""
+
+
+def picture(boxes: Sequence[Box], lines: Sequence[Line]) -> str:
+    """Draw boxes and the lines between them, all of which lead to boxes with higher numbers."""
+    sizes = [_size(box) for box in boxes]
+    layout = lay_out(sizes, [(line.upper, line.lower) for line in lines])
+    width, height = layout.width + 2 * MARGIN, layout.height + 2 * MARGIN
+    outgoing = Counter(line.upper for line in lines)
+    incoming = Counter(line.lower for line in lines)
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" class="flowstage" role="img" '
+        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
+    )
+    parts = [
+        head,
+        f"<title>a graph of {sum(box.kind != 'end' for box in boxes)} stages</title>",
+        f"<style>{STYLE}</style>",
+        f'<g transform="translate({MARGIN:g} {MARGIN:g})">',
+        *(
+            _line(line, route, outgoing[line.upper] == 1, incoming[line.lower] == 1)
+            for line, route in zip(lines, layout.routes, strict=True)
+        ),
+        *(
+            _box(box, size, place)
+            for box, size, place in zip(boxes, sizes, layout.places, strict=True)
+        ),
+        "</g>",
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _size(box: Box) -> tuple[float, float]:
+    widths = [
+        text_width(text, NAME_SIZE if kind == "name" else FACT_SIZE) for kind, text in box.lines
+    ]
+    return max(NARROWEST, max(widths) + 24), 14.0 + 16 * len(box.lines)
+
+
+def text_width(text: str, size: float) -> float:
+    """Estimate how wide a text is; generous, since nobody knows the font."""
+    ems = sum(1.1 if east_asian_width(char) in "WF" else _em(char) for char in text)
+    return ems * size
+
+
+def _em(char: str) -> float:
+    if char in "iljtfr.,:;|!'()[] ":
+        return 0.36
+    return 0.8 if char.isupper() or char in "mw@%—…" else 0.6
+
+
+def short(text: str) -> str:
+    """Cut a text to what fits in a box."""
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+
+
+def _box(box: Box, size: tuple[float, float], place: tuple[float, float]) -> str:
+    (width, height), (x, y) = size, place
+    radius = height / 2 if box.kind in ("entry", "end") else 6
+    corner = f'x="{x - width / 2:.1f}" y="{y:.1f}"'
+    parts = [
+        f'<g class="{box.kind}"><title>{escape(box.title)}</title>',
+        f'<rect {corner} width="{width:.1f}" height="{height:.1f}" rx="{radius:g}"/>',
+    ]
+    for number, (kind, text) in enumerate(box.lines):
+        base = y + 19.5 + 16 * number
+        parts.append(f'<text class="{kind}" x="{x:.1f}" y="{base:.1f}">{escape(text)}</text>')
+    return "".join([*parts, "</g>"])
+
+
+def _line(
+    line: Line, route: Sequence[tuple[float, float]], is_only_out: bool, is_only_in: bool
+) -> str:
+    """Draw one line: straight through the rows that it crosses, in a curve between rows."""
+    x, y = route[0]
+    steps = [f"M{x:.1f} {y:.1f}"]
+    last = len(route) - 1
+    for number, (to_x, to_y) in enumerate(route[1:], 1):
+        if number == last:
+            to_y -= ARROW
+        if abs(to_x - x) < 0.05 or number % 2 == 0:
+            steps.append(f"L{to_x:.1f} {to_y:.1f}")
+        else:
+            middle = (y + to_y) / 2
+            steps.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
+        x, y = to_x, to_y
+    head = f"M{x - ARROW / 1.6:.1f} {y:.1f}h{ARROW * 1.25:.1f}L{x:.1f} {y + ARROW:.1f}z"
+    parts = [
+        f"<g><title>{escape(line.title)}</title>",
+        f'<path class="line" d="{"".join(steps)}"/><path class="head" d="{head}"/>',
+    ]
+    if line.label:
+        at = 0.0 if is_only_out else 1.0 if is_only_in else 0.6
+        parts.append(_label(line.label, route, at))
+    return "".join([*parts, "</g>"])
+
+
+def _label(text: str, route: Sequence[tuple[float, float]], at: float) -> str:
+    """Write beside a line: at its beginning or its end, where it is the only one, or on the way."""
+    (x, y), (to_x, to_y) = route[:2] if at == 0 else route[-2:]
+    to_y -= ARROW
+    beside = x + (to_x - x) * at * at * (3 - 2 * at)
+    base = min(max(y + (to_y - y) * at, y + 13), to_y + 2)
+    from_right = at == 1 and to_x < x - 20  # then the line itself is on the right
+    anchor, shift = ("end", -6) if from_right else ("start", 6)
+    place = f'x="{beside + shift:.1f}" y="{base:.1f}" style="text-anchor:{anchor}"'
+    return f'<text class="label" {place}>{escape(short(text))}</text>'
