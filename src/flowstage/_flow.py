@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
+    Coroutine,
     Hashable,
     Iterable,
     Mapping,
@@ -18,6 +18,7 @@ from typing import (
     Any,
     Concatenate,
     Generic,
+    Literal,
     NoReturn,
     ParamSpec,
     TypedDict,
@@ -60,6 +61,8 @@ from ._stages import (
 from ._topology import Node, Port, above
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from typing_extensions import TypeIs
 
 In = TypeVar("In")
@@ -70,22 +73,34 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class LoopOptions(TypedDict, total=False):
-    """The options of a stage whose function is async."""
+R_co = TypeVar("R_co", covariant=True)
 
+
+Items = Iterable[T] | AsyncIterable[T]
+"""What gives items."""
+Many = AsyncIterable[R_co] | Coroutine[Any, Any, Iterable[R_co]] | Iterable[R_co]
+"""What the function of a `flat_map` may give."""
+
+# How the verbs are typed, and what was tried (mypy 2.4, pyright 1.1):
+# * An async function's result is a `Coroutine` and not any `Awaitable`: one that mentions `Any`, like
+#   `async def fetch(url: str) -> dict[str, Any]`, matches the overload for plain functions as well,
+#   and mypy then takes `Any` for the whole, unless the first is a `Coroutine`.
+# * `map` needs an overload for each of async and plain: from `Coroutine[Any, Any, R] | R` mypy
+#   cannot find `R`. Where the result does not make the type, one serves for both.
+# * `pass_context=True` is an overload of its own: with `Concatenate` mypy cannot infer a lambda, and
+#   in a union with a protocol it finds `R` or not depending on what it has seen before.
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a stage that calls a function, but for `pass_context`."""
+
+    on: Threads | None
     concurrency: int | None
     ordered: bool
     timeout: float | None
     retry: Retry | None
     on_error: OnError | None
-    pass_context: bool
     name: str | None
-
-
-class CallOptions(LoopOptions, total=False):
-    """The options of a stage that calls a function."""
-
-    on: Threads | None
 
 
 class OpenOptions(TypedDict, total=False):
@@ -147,12 +162,28 @@ class Flow(Generic[In, Out_co]):
 
     @overload
     def map(
-        self, fn: Callable[Concatenate[Out_co, ...], Awaitable[R]], **options: Unpack[LoopOptions]
+        self, fn: Callable[[Out_co], Coroutine[Any, Any, R]], **options: Unpack[CallOptions]
+    ) -> Flow[In, R]: ...
+
+    @overload
+    def map(self, fn: Callable[[Out_co], R], **options: Unpack[CallOptions]) -> Flow[In, R]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[Concatenate[Out_co, ...], Coroutine[Any, Any, R]],
+        *,
+        pass_context: Literal[True],
+        **options: Unpack[CallOptions],
     ) -> Flow[In, R]: ...
 
     @overload
     def map(
-        self, fn: Callable[Concatenate[Out_co, ...], R], **options: Unpack[CallOptions]
+        self,
+        fn: Callable[Concatenate[Out_co, ...], R],
+        *,
+        pass_context: Literal[True],
+        **options: Unpack[CallOptions],
     ) -> Flow[In, R]: ...
 
     def map(self, fn: Callable[..., Any], **options: Any) -> Flow[In, Any]:
@@ -179,14 +210,16 @@ class Flow(Generic[In, Out_co]):
 
     @overload
     def flat_map(
-        self,
-        fn: Callable[Concatenate[Out_co, ...], AsyncIterable[R] | Awaitable[Iterable[R]]],
-        **options: Unpack[LoopOptions],
+        self, fn: Callable[[Out_co], Many[R]], **options: Unpack[CallOptions]
     ) -> Flow[In, R]: ...
 
     @overload
     def flat_map(
-        self, fn: Callable[Concatenate[Out_co, ...], Iterable[R]], **options: Unpack[CallOptions]
+        self,
+        fn: Callable[Concatenate[Out_co, ...], Many[R]],
+        *,
+        pass_context: Literal[True],
+        **options: Unpack[CallOptions],
     ) -> Flow[In, R]: ...
 
     def flat_map(self, fn: Callable[..., Any], **options: Any) -> Flow[In, Any]:
@@ -216,14 +249,16 @@ class Flow(Generic[In, Out_co]):
 
     @overload
     def filter(
-        self,
-        keep: Callable[Concatenate[Out_co, ...], Awaitable[object]],
-        **options: Unpack[LoopOptions],
+        self, keep: Callable[[Out_co], object], **options: Unpack[CallOptions]
     ) -> Flow[In, Out_co]: ...
 
     @overload
     def filter(
-        self, keep: Callable[Concatenate[Out_co, ...], object], **options: Unpack[CallOptions]
+        self,
+        keep: Callable[Concatenate[Out_co, ...], object],
+        *,
+        pass_context: Literal[True],
+        **options: Unpack[CallOptions],
     ) -> Flow[In, Out_co]: ...
 
     def filter(self, keep: Callable[..., Any], **options: Any) -> Flow[In, Any]:
@@ -241,14 +276,16 @@ class Flow(Generic[In, Out_co]):
 
     @overload
     def tap(
-        self,
-        fn: Callable[Concatenate[Out_co, ...], Awaitable[object]],
-        **options: Unpack[LoopOptions],
+        self, fn: Callable[[Out_co], object], **options: Unpack[CallOptions]
     ) -> Flow[In, Out_co]: ...
 
     @overload
     def tap(
-        self, fn: Callable[Concatenate[Out_co, ...], object], **options: Unpack[CallOptions]
+        self,
+        fn: Callable[Concatenate[Out_co, ...], object],
+        *,
+        pass_context: Literal[True],
+        **options: Unpack[CallOptions],
     ) -> Flow[In, Out_co]: ...
 
     def tap(self, fn: Callable[..., Any], **options: Any) -> Flow[In, Any]:
@@ -277,7 +314,7 @@ class Flow(Generic[In, Out_co]):
     ) -> Flow[In, Any]:
         name = options.pop("name", None)
         check_name(name)
-        unknown = set(options) - set(CallOptions.__annotations__)
+        unknown = options.keys() - CallOptions.__annotations__.keys() - {"pass_context"}
         if unknown:
             raise TypeError(f"{verb}() has no option {min(unknown)!r}")
         checked = Options(**options)
@@ -632,6 +669,31 @@ class Input(Flow[T, T]):
     def __init__(self, name: str = "input") -> None:
         check_name(name)
         super().__init__(Node(InputStage(name, explicit=name != "input")).port())
+
+
+@overload
+def source(
+    items: Items[T], *, on: Threads | None = None, name: str | None = None
+) -> Flow[Any, T]: ...
+
+
+@overload
+def source(
+    items: AbstractAsyncContextManager[Items[T], Any],
+    *,
+    on: None = None,
+    name: str | None = None,
+) -> Flow[Any, T]: ...
+
+
+@overload
+def source(
+    items: Callable[[], Items[T] | AbstractAsyncContextManager[Items[T], Any]]
+    | Callable[[], Coroutine[Any, Any, Items[T]]],
+    *,
+    on: Threads | None = None,
+    name: str | None = None,
+) -> Flow[Any, T]: ...
 
 
 def source(items: Any, *, on: Threads | None = None, name: str | None = None) -> Flow[Any, Any]:

@@ -1,4 +1,9 @@
-"""The joins: functions that make one flow of several."""
+"""The joins: functions that make one flow of several.
+
+Their overloads say the type of up to five flows exactly, first those of one input type, which is kept,
+then any others. From six on, and for `merge(*flows)`, all flows have one type (mypy and pyright take
+the overload with `*flows` for such a call). There is no way to say this once.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +41,54 @@ def _join(stage: Stage, ports: tuple[Port, ...]) -> Flow[Any, Any]:
     return Flow(Node(stage, ports).port())
 
 
+@overload
+def merge(a: Flow[In, A], /) -> Flow[In, A]: ...
+@overload
+def merge(a: Flow[In, A], b: Flow[In, B], /) -> Flow[In, A | B]: ...
+@overload
+def merge(a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], /) -> Flow[In, A | B | C]: ...
+@overload
+def merge(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], /
+) -> Flow[In, A | B | C | D]: ...
+@overload
+def merge(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], e: Flow[In, E], /
+) -> Flow[In, A | B | C | D | E]: ...
+@overload
+def merge(a: Flow[Any, A], b: Flow[Any, B], /) -> Flow[Any, A | B]: ...
+@overload
+def merge(a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], /) -> Flow[Any, A | B | C]: ...
+@overload
+def merge(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], d: Flow[Any, D], /
+) -> Flow[Any, A | B | C | D]: ...
+@overload
+def merge(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], d: Flow[Any, D], e: Flow[Any, E], /
+) -> Flow[Any, A | B | C | D | E]: ...
+@overload
+def merge(
+    a: Flow[In, A],
+    b: Flow[In, A],
+    c: Flow[In, A],
+    d: Flow[In, A],
+    e: Flow[In, A],
+    f: Flow[In, A],
+    /,
+    *flows: Flow[In, A],
+) -> Flow[In, A]: ...
+@overload
+def merge(
+    a: Flow[Any, A],
+    b: Flow[Any, A],
+    c: Flow[Any, A],
+    d: Flow[Any, A],
+    e: Flow[Any, A],
+    f: Flow[Any, A],
+    /,
+    *flows: Flow[Any, A],
+) -> Flow[Any, A]: ...
 def merge(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     """Give the items of several flows as they come, fairly; end when all have ended.
 
@@ -47,6 +100,31 @@ def merge(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     return _join(MergeStage("merge"), _ports("merge", flows))
 
 
+@overload
+def gather(a: Flow[In, A], /) -> Flow[In, tuple[A]]: ...
+@overload
+def gather(a: Flow[In, A], b: Flow[In, B], /) -> Flow[In, tuple[A, B]]: ...
+@overload
+def gather(a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], /) -> Flow[In, tuple[A, B, C]]: ...
+@overload
+def gather(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], /
+) -> Flow[In, tuple[A, B, C, D]]: ...
+@overload
+def gather(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], e: Flow[In, E], /
+) -> Flow[In, tuple[A, B, C, D, E]]: ...
+@overload
+def gather(
+    a: Flow[In, A],
+    b: Flow[In, A],
+    c: Flow[In, A],
+    d: Flow[In, A],
+    e: Flow[In, A],
+    f: Flow[In, A],
+    /,
+    *flows: Flow[In, A],
+) -> Flow[In, tuple[A, ...]]: ...
 def gather(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     """Give one tuple for each item of the flow from which all the branches grow.
 
@@ -61,6 +139,74 @@ def gather(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     return Flow(Node(GatherStage("gather"), ports, check_rows(ports)).port())
 
 
+@overload
+def zip(a: Flow[In, A], /, *, strict: bool = False) -> Flow[In, tuple[A]]: ...
+@overload
+def zip(a: Flow[In, A], b: Flow[In, B], /, *, strict: bool = False) -> Flow[In, tuple[A, B]]: ...
+@overload
+def zip(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], /, *, strict: bool = False
+) -> Flow[In, tuple[A, B, C]]: ...
+@overload
+def zip(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], /, *, strict: bool = False
+) -> Flow[In, tuple[A, B, C, D]]: ...
+@overload
+def zip(
+    a: Flow[In, A],
+    b: Flow[In, B],
+    c: Flow[In, C],
+    d: Flow[In, D],
+    e: Flow[In, E],
+    /,
+    *,
+    strict: bool = False,
+) -> Flow[In, tuple[A, B, C, D, E]]: ...
+@overload
+def zip(a: Flow[Any, A], b: Flow[Any, B], /, *, strict: bool = False) -> Flow[Any, tuple[A, B]]: ...
+@overload
+def zip(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], /, *, strict: bool = False
+) -> Flow[Any, tuple[A, B, C]]: ...
+@overload
+def zip(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], d: Flow[Any, D], /, *, strict: bool = False
+) -> Flow[Any, tuple[A, B, C, D]]: ...
+@overload
+def zip(
+    a: Flow[Any, A],
+    b: Flow[Any, B],
+    c: Flow[Any, C],
+    d: Flow[Any, D],
+    e: Flow[Any, E],
+    /,
+    *,
+    strict: bool = False,
+) -> Flow[Any, tuple[A, B, C, D, E]]: ...
+@overload
+def zip(
+    a: Flow[In, A],
+    b: Flow[In, A],
+    c: Flow[In, A],
+    d: Flow[In, A],
+    e: Flow[In, A],
+    f: Flow[In, A],
+    /,
+    *flows: Flow[In, A],
+    strict: bool = False,
+) -> Flow[In, tuple[A, ...]]: ...
+@overload
+def zip(
+    a: Flow[Any, A],
+    b: Flow[Any, A],
+    c: Flow[Any, A],
+    d: Flow[Any, A],
+    e: Flow[Any, A],
+    f: Flow[Any, A],
+    /,
+    *flows: Flow[Any, A],
+    strict: bool = False,
+) -> Flow[Any, tuple[A, ...]]: ...
 def zip(*flows: Flow[Any, Any], strict: bool = False) -> Flow[Any, Any]:
     """Give tuples by position, of independent flows; end when the first of them ends.
 
@@ -77,6 +223,56 @@ def zip(*flows: Flow[Any, Any], strict: bool = False) -> Flow[Any, Any]:
     return _join(ZipStage("zip", strict), ports)
 
 
+@overload
+def zip_latest(a: Flow[In, A], /) -> Flow[In, tuple[A]]: ...
+@overload
+def zip_latest(a: Flow[In, A], b: Flow[In, B], /) -> Flow[In, tuple[A, B]]: ...
+@overload
+def zip_latest(a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], /) -> Flow[In, tuple[A, B, C]]: ...
+@overload
+def zip_latest(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], /
+) -> Flow[In, tuple[A, B, C, D]]: ...
+@overload
+def zip_latest(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], e: Flow[In, E], /
+) -> Flow[In, tuple[A, B, C, D, E]]: ...
+@overload
+def zip_latest(a: Flow[Any, A], b: Flow[Any, B], /) -> Flow[Any, tuple[A, B]]: ...
+@overload
+def zip_latest(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], /
+) -> Flow[Any, tuple[A, B, C]]: ...
+@overload
+def zip_latest(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], d: Flow[Any, D], /
+) -> Flow[Any, tuple[A, B, C, D]]: ...
+@overload
+def zip_latest(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], d: Flow[Any, D], e: Flow[Any, E], /
+) -> Flow[Any, tuple[A, B, C, D, E]]: ...
+@overload
+def zip_latest(
+    a: Flow[In, A],
+    b: Flow[In, A],
+    c: Flow[In, A],
+    d: Flow[In, A],
+    e: Flow[In, A],
+    f: Flow[In, A],
+    /,
+    *flows: Flow[In, A],
+) -> Flow[In, tuple[A, ...]]: ...
+@overload
+def zip_latest(
+    a: Flow[Any, A],
+    b: Flow[Any, A],
+    c: Flow[Any, A],
+    d: Flow[Any, A],
+    e: Flow[Any, A],
+    f: Flow[Any, A],
+    /,
+    *flows: Flow[Any, A],
+) -> Flow[Any, tuple[A, ...]]: ...
 def zip_latest(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     """Give a tuple of the latest item of every flow whenever one of them gives one.
 
@@ -88,6 +284,54 @@ def zip_latest(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     return _join(ZipLatestStage("zip_latest"), _ports("zip_latest", flows))
 
 
+@overload
+def concat(a: Flow[In, A], /) -> Flow[In, A]: ...
+@overload
+def concat(a: Flow[In, A], b: Flow[In, B], /) -> Flow[In, A | B]: ...
+@overload
+def concat(a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], /) -> Flow[In, A | B | C]: ...
+@overload
+def concat(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], /
+) -> Flow[In, A | B | C | D]: ...
+@overload
+def concat(
+    a: Flow[In, A], b: Flow[In, B], c: Flow[In, C], d: Flow[In, D], e: Flow[In, E], /
+) -> Flow[In, A | B | C | D | E]: ...
+@overload
+def concat(a: Flow[Any, A], b: Flow[Any, B], /) -> Flow[Any, A | B]: ...
+@overload
+def concat(a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], /) -> Flow[Any, A | B | C]: ...
+@overload
+def concat(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], d: Flow[Any, D], /
+) -> Flow[Any, A | B | C | D]: ...
+@overload
+def concat(
+    a: Flow[Any, A], b: Flow[Any, B], c: Flow[Any, C], d: Flow[Any, D], e: Flow[Any, E], /
+) -> Flow[Any, A | B | C | D | E]: ...
+@overload
+def concat(
+    a: Flow[In, A],
+    b: Flow[In, A],
+    c: Flow[In, A],
+    d: Flow[In, A],
+    e: Flow[In, A],
+    f: Flow[In, A],
+    /,
+    *flows: Flow[In, A],
+) -> Flow[In, A]: ...
+@overload
+def concat(
+    a: Flow[Any, A],
+    b: Flow[Any, A],
+    c: Flow[Any, A],
+    d: Flow[Any, A],
+    e: Flow[Any, A],
+    f: Flow[Any, A],
+    /,
+    *flows: Flow[Any, A],
+) -> Flow[Any, A]: ...
 def concat(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     """Give the items of one flow after the other; each is opened when the one before has ended.
 
@@ -98,19 +342,3 @@ def concat(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     ports = _ports("concat", flows)
     check_independent("concat", ports)
     return _join(ConcatStage("concat"), ports)
-
-
-__all__ = [
-    "A",
-    "B",
-    "C",
-    "D",
-    "E",
-    "In",
-    "concat",
-    "gather",
-    "merge",
-    "overload",
-    "zip",
-    "zip_latest",
-]
