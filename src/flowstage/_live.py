@@ -303,6 +303,8 @@ class Live:
         count = sum(runner.discard() for runner in self.runners)
         count += sum(edge.flush() for edge in self.edges.values() if not edge.finished)
         self.epoch.advance()
+        for runner in self.runners:
+            runner.bell.ring()  # its scope is cancelled, so it can move: it must not seem parked
         return count
 
     # -- life -----------------------------------------------------------------------------------

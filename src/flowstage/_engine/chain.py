@@ -137,8 +137,13 @@ class Chain(Runner):
     # -- the fast way ---------------------------------------------------------------------------
 
     def is_fast(self) -> bool:
-        """Tell whether every stage is a bare call whose nature is known."""
-        return self.is_bare and all(step.settled for step in self.calls)
+        """Tell whether every stage is a bare call whose nature is known; only the first may wait."""
+        calls = self.calls
+        return (
+            self.is_bare
+            and all(step.settled for step in calls)
+            and not any(step.awaits for step in calls[1:])
+        )
 
     async def serve(self) -> None:
         """Take, process, give, until the input ends."""
@@ -184,6 +189,7 @@ class Chain(Runner):
         """
         receive, put = inlet.receive, self.outlet.put
         pairs = [(step.fn, step) for step in self.calls]
+        epoch, seen = self.frame.epoch, self.seen
         began = perf_counter()
         for turn in range(MOST_IN_A_TURN):
             try:
@@ -206,6 +212,8 @@ class Chain(Runner):
             except BaseException as error:
                 await self.failed_fast(step, envelope, error, value)
                 return
+            if seen != epoch.number:  # a function of these interrupted the run
+                self.check()
             envelope.value = value
             try:
                 if put(envelope):
@@ -328,7 +336,9 @@ async def open_values(step: CallStep, envelope: Envelope) -> Any:
     """
     began = perf_counter()
     try:
-        return read(await step.attempt(envelope), f"flat_map {step.name!r}")
+        values = read(await step.attempt(envelope), f"flat_map {step.name!r}")
+        step.waits_for_values = values.is_async
+        return values
     except BaseException as raised:
         raise CallFailed(await own_error(raised, step.frame, step.name), 1) from None
     finally:

@@ -181,6 +181,7 @@ class Runner:
         """Stop when nobody is left who wants what goes out here: work in flight is cancelled."""
         if self.scope is not None and not self.wanted():
             self.scope.cancel()
+            self.bell.ring()  # it can move now, so it must not seem parked
 
     def fail_unasked(self) -> None:
         """Report that this runner's task was cancelled by somebody outside the run."""
