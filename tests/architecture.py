@@ -44,8 +44,9 @@ PUBLIC_API_ONLY = frozenset({"compat"})
 
 LIBRARIES = frozenset({"anyio", "attr", "attrs"})
 LOOPS = frozenset({"asyncio", "sniffio", "trio", "uvloop"})
-# Who may know which backend runs: one small room, and the tools for users' tests.
-MAY_KNOW_THE_LOOP = frozenset({"_backend", "testing"})
+# Who may know which backend runs: one small room, the tools for users' tests, and the module that
+# hosts a run in the background, where each backend has a way of its own.
+MAY_KNOW_THE_LOOP = frozenset({"_backend", "testing", "compat._host"})
 NO_LOOP_AT_ALL = frozenset({"the plan"})
 # What an extra brings is imported where it is used, so that the core does not need it.
 OPTIONAL = frozenset({"trio", "uvloop"})
@@ -129,7 +130,7 @@ def _judge_library(module: str, entry: Import) -> Iterator[str]:
     room, floor = module.partition(".")[0], FLOORS[floor_of(module) or 0][0]
     if floor in NO_LOOP_AT_ALL and library in LOOPS | {"anyio"}:
         yield f"{floor} needs no event loop, so it does not import {library}"
-    elif library in LOOPS and room not in MAY_KNOW_THE_LOOP:
+    elif library in LOOPS and not {room, module} & MAY_KNOW_THE_LOOP:
         yield f"only {', '.join(sorted(MAY_KNOW_THE_LOOP))} may import {library}"
     if library in OPTIONAL:
         if not (entry.in_function or entry.for_types):

@@ -34,7 +34,7 @@ SOUND = {
         "from flowstage import Flow\nfrom flowstage.operators import take\n"
         "from ._host import host\n"
     ),
-    "compat._host": "import anyio\n",
+    "compat._host": "import anyio\nimport asyncio\n",
 }
 
 PLANTED = {
@@ -63,7 +63,7 @@ PLANTED = {
     "a backend in a method": (
         "_wires",
         "class A:\n    async def b(self):\n        import trio",
-        "_wires:3: only _backend, testing may import trio",
+        "_wires:3: only _backend, compat._host, testing may import trio",
     ),
     "an extra at the top": ("_backend", "import trio", "trio is an extra"),
     "an import in a function": (
