@@ -33,6 +33,7 @@ class Output(Generic[T_co]):
         self._name = name
         self._turns = 0
         self._reader: ref[_Reading] | None = None
+        live.stillness.readings.append(lambda: self._reader and self._reader())
 
     def __repr__(self) -> str:
         return f"<Output {self._name!r}: {self._edge.inside} waiting>"
@@ -52,13 +53,14 @@ class Output(Generic[T_co]):
         """
         if not self._live.closed:
             self._edge.finish()
+            self._live.watch.look()  # the others that wait may be waiting for each other
 
     @property
     def closed(self) -> bool:
         """Whether `close` has been called."""
         return self._edge.finished
 
-    def _begin(self, kind: type[_Reading]) -> Any:
+    def _begin(self, kind: type[_Reading]) -> AsyncIterator[Any]:
         task = get_current_task().id
         earlier = self._reader() if self._reader is not None else None
         if earlier is not None and earlier.task != task and not earlier.over:
@@ -70,6 +72,16 @@ class Output(Generic[T_co]):
     def take(self) -> Any:
         """Take what is there, or `EMPTY`. For `collect`, which takes bursts."""
         return self._edge.take()
+
+    def take_soon(self) -> Any:
+        """Take what is there, or `EMPTY` if there is nothing or other tasks are due a turn."""
+        edge = self._edge
+        if self._turns >= _TURN - 1 or edge.finished or self._live.closed:
+            return EMPTY
+        thing = edge.take()
+        if thing is not EMPTY:
+            self._turns += 1
+        return thing
 
     async def next_thing(self) -> Any:
         """Wait for the next thing: an envelope or a mark; `EMPTY` at the end.
@@ -153,9 +165,12 @@ class _Reading(AsyncIterator[Any]):
         self.over = False
 
     async def _next(self) -> Any:
+        output = self.output
+        # While there is something to take, whose turn it is matters to nobody.
+        if (thing := output.take_soon()) is not EMPTY:
+            return thing
         if get_current_task().id != self.task:
             raise BusyResourceError("iterating over")
-        output = self.output
         await output.turn()
         thing = await output.next_thing()
         if thing is EMPTY:
