@@ -2,43 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import perf_counter
+from typing import Any
 
-from ._engine import Runner
+from ._engine import EntryRunner, InputRunner, Runner, SourceRunner
+from ._engine.offload import Offload
 from ._errors import safe_repr
 from ._live import Live
+from ._report import seconds
+from ._waits import Waits, in_words, label, senders
 from ._wires import Edge
 
 
 def explain(live: Live) -> str:
-    """Describe what every stage is doing, how full the edges are, and the circle of waits."""
+    """Describe every stage, edge and output, the longest call, and the circle of waits, if any."""
     if live.closed:
         return "the run is over"
-    return "\n".join([*(_describe(runner) for runner in live.runners), *_ends(live)])
+    for runner in live.runners:
+        runner.refresh()
+    lines = ["stages:"]
+    lines += [f"  {label(runner)}: {', '.join(_state(runner))}" for runner in live.runners]
+    lines += ["edges:", *(f"  {_edge(edge)}" for edge in live.edges.values())]
+    lines += ["outputs:", *(f"  {line}" for line in _outputs(live))]
+    longest = min((work for runner in live.runners for work in _work(runner)), default=None)
+    if longest is not None:
+        began, _, name, item = longest
+        lines.append(f"longest call: {_since(began)} in {name!r}, with {safe_repr(item)}")
+    circle = Waits(live).circle()
+    if circle:
+        lines += ["circle of waits:", in_words(circle)]
+    return "\n".join(lines)
 
 
-def _describe(runner: Runner) -> str:
-    names = " + ".join(step.name for step in runner.steps)
+def _since(began: float) -> str:
+    return seconds(max(0.0, perf_counter() - began))
+
+
+def _work(runner: Runner) -> Iterator[tuple[float, int, str, Any]]:
+    """Give the calls under way; the number keeps items, which may not be comparable, from it."""
+    for step in runner.steps:
+        for began, item in list(step.tally.working.values()):
+            yield began, id(item), step.name, item
+
+
+# -- what a stage does -----------------------------------------------------------------------------
+
+
+def _state(runner: Runner) -> Iterator[str]:
+    """Say what a task is doing, and what it holds."""
     if runner.ended is not None:
-        return f"{names}: ended"
-    state = {"input": "waiting for input", "output": "waiting to give"}.get(runner.waits, "running")
-    work = sorted(runner.at_work(), key=lambda entry: entry[0])
+        yield "ended"
+        return
+    yield from _doing(runner)
+    held = sum(step.tally.in_hand for step in runner.steps)
+    if held:
+        yield f"{held} in hand"
+    if isinstance(runner, EntryRunner):
+        waiting = len(senders(runner))
+        if waiting:
+            yield f"{waiting} {'sender waits' if waiting == 1 else 'senders wait'}"
+
+
+def _doing(runner: Runner) -> Iterator[str]:
+    work = list(_work(runner))
     if work:
-        began, item = work[0]
-        state = f"running, longest {perf_counter() - began:.2f} s with {safe_repr(item)}"
-    edges = ", ".join(_fill(edge) for edge in runner.inlets)
-    return f"{names}: {state}" + (f" (from {edges})" if edges else "")
+        calls = "1 call" if len(work) == 1 else f"{len(work)} calls"
+        yield f"running {calls}, the longest for {_since(min(work)[0])}"
+    if isinstance(runner, Offload) and runner.coming:
+        yield f"{runner.coming} waiting for a seat"
+    if isinstance(runner, SourceRunner) and runner.at_gate:
+        yield "held back until it is wanted"
+    elif runner.waits == "output":
+        yield f"waiting to give to {_names(edge.target for edge in _full(runner))}"
+    elif work:
+        return
+    elif runner.started is None:
+        yield "not begun"
+    elif runner.waits == "input":
+        yield f"waiting for input from {_names(edge.source for edge in runner.waits_at)}"
+    elif isinstance(runner, SourceRunner) and runner.pulling:
+        yield "waiting for its source"
+    elif isinstance(runner, InputRunner) and not runner.line.tickets:
+        yield "finished" if runner.line.closed else "open, nobody sends"
+    else:
+        yield "running"
 
 
-def _fill(edge: Edge) -> str:
-    return f"{edge.source}: {edge.inside} of {edge.capacity}"
+def _full(runner: Runner) -> list[Edge]:
+    edges = [edge for edge in runner.waits_at if not edge.finished]
+    return [edge for edge in edges if edge.used >= edge.capacity] or edges
 
 
-def _ends(live: Live) -> list[str]:
-    lines = []
-    for edge, bell in zip(live.ends, live.end_bells, strict=True):
-        reader = "read" if bell.event is not None else "unread"
+def _names(names: Iterator[str]) -> str:
+    return " and ".join(repr(name) for name in dict.fromkeys(names))
+
+
+# -- edges and outputs -----------------------------------------------------------------------------
+
+
+def _edge(edge: Edge) -> str:
+    text = f"{edge.source!r} to {edge.target!r}: {edge.inside} of {edge.capacity}"
+    if edge.finished:
+        return f"{text}, closed"
+    return f"{text}, ended" if edge.ended else text
+
+
+def _outputs(live: Live) -> Iterator[str]:
+    for name, edge, bell in zip(live.topology.ends, live.ends, live.end_bells, strict=True):
         if edge.finished:
-            reader = "closed"
-        lines.append(f"end {edge.target!r}: {edge.inside} of {edge.capacity} waiting, {reader}")
-    return lines
+            state = "closed"
+        elif edge.ended and not edge.used:
+            state = "read to its end"
+        elif bell.event is not None:
+            state = "read: somebody waits for it"
+        else:
+            state = f"unread, {edge.inside} waiting" if edge.inside else "unread"
+        yield f"{name!r}: {state}"

@@ -22,12 +22,13 @@ from ._engine.join import ConcatRunner
 from ._engine.runner import Step
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
-from ._errors import BufferOverflow, DeadlockError, note_failure, safe_repr
+from ._errors import BufferOverflow, note_failure, safe_repr
 from ._plan import Plan, PlannedEdge
 from ._policies import OnError
 from ._report import FailureRecord
 from ._stages import FAILED, CallStage, SourceStage
 from ._stats import Tally
+from ._still import Stillness
 from ._topology import Node, Topology
 from ._watch import Doorbell, Watch
 from ._wires import KINDS, Edge, Outlet, Overflowing, Rendezvous
@@ -53,7 +54,7 @@ class Live:
         close_timeout: float,
     ) -> None:
         self.topology, self.plan = topology, plan
-        self.on_error = on_error
+        self.on_error: OnError = on_error
         self.timing = timing
         self.observers = observers
         self.context = context
@@ -65,6 +66,7 @@ class Live:
         self.plain = not (self.contextual or timing)
         self.epoch = Epoch()
         self.watch = Watch()
+        self.stillness = Stillness(self)
         self.ready = Event()
         self.group: TaskGroup = create_task_group()
         self.cancelled = self.closed = False
@@ -312,7 +314,7 @@ class Live:
     async def open(self) -> None:
         """Start the tasks, consumers first."""
         await self.group.__aenter__()
-        self.watch.on_still = self.on_still
+        self.watch.on_still = self.stillness.look
         for runner in reversed(self.runners):
             self.spawn(runner.run)
         if self._to_begin == 0:
@@ -382,27 +384,6 @@ class Live:
             "(read to the end, or call run.stop() or run.drain() first, to have them)",
             count,
         )
-
-    # -- standing still -------------------------------------------------------------------------
-
-    def on_still(self) -> None:
-        """Look whether a graph in which no task can move is waiting for somebody outside."""
-        if self.cancelled or not self.watch.tasks:
-            return
-        for entry in self.entries.values():
-            if not isinstance(entry, SourceRunner) and entry.open and not entry.line.closed:
-                return
-        for edge, bell in zip(self.ends, self.end_bells, strict=True):
-            if edge.finished or (edge.ended and not edge.used):
-                continue
-            if bell.event is None or edge.used:
-                return
-        from_to = self.circle()
-        self.fail(Failure(from_to[0], None, DeadlockError("\n".join(from_to)), 1))
-
-    def circle(self) -> list[str]:
-        """Describe the circle of waits."""
-        return ["the graph can no longer move"]
 
 
 def _printable(error: BaseException) -> bool:
