@@ -24,7 +24,9 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the machinery", frozenset({"_engine", "_wires", "_epoch", "_stats", "_watch"})),
     (
         "the house",
-        frozenset({"_run", "_live", "_output", "_account", "_explain", "_still", "_waits"}),
+        frozenset(
+            {"_run", "_live", "_output", "_account", "_explain", "_figures", "_still", "_waits"}
+        ),
     ),
     ("the front door", frozenset({"_flow", "_joins", "_graph", "operators"})),
     ("the street", frozenset({"__init__", "testing", "compat"})),

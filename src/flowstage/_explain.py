@@ -23,7 +23,7 @@ def explain(live: Live) -> str:
         runner.refresh()
     lines = ["stages:"]
     lines += [f"  {label(runner)}: {', '.join(_state(runner))}" for runner in live.runners]
-    lines += ["edges:", *(f"  {_edge(edge)}" for edge in live.edges.values())]
+    lines += ["edges:", *(f"  {_edge(edge, edge in live.ends)}" for edge in live.edges.values())]
     lines += ["outputs:", *(f"  {line}" for line in _outputs(live))]
     longest = min((work for runner in live.runners for work in _work(runner)), default=None)
     if longest is not None:
@@ -101,8 +101,9 @@ def _names(names: Iterator[str]) -> str:
 # -- edges and outputs -----------------------------------------------------------------------------
 
 
-def _edge(edge: Edge) -> str:
-    text = f"{edge.source!r} to {edge.target!r}: {edge.inside} of {edge.capacity}"
+def _edge(edge: Edge, is_end: bool) -> str:
+    target = f"output {edge.target!r}" if is_end else repr(edge.target)
+    text = f"{edge.source!r} to {target}: {edge.inside} of {edge.capacity}"
     if edge.finished:
         return f"{text}, closed"
     return f"{text}, ended" if edge.ended else text

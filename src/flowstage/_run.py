@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, MutableMapping
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from anyio import current_time, get_cancelled_exc_class, get_current_task
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -15,6 +15,7 @@ from ._engine.source import Ticket
 from ._envelope import Envelope, Failure, Sentinel
 from ._errors import ClosedError, GraphError, safe_repr
 from ._explain import explain
+from ._figures import RunGraph
 from ._live import Live
 from ._output import Output
 from ._policies import check_number
@@ -24,6 +25,15 @@ from ._wires import EMPTY
 
 In = TypeVar("In")
 Out_co = TypeVar("Out_co", covariant=True)
+T = TypeVar("T")
+
+
+class End(Protocol[T]):
+    """A flow, as far as a run has to know its type."""
+
+    async def collect(self) -> list[T]:
+        """Give the results."""
+        ...
 
 
 class Run(Generic[In, Out_co]):
@@ -71,6 +81,12 @@ class Run(Generic[In, Out_co]):
                 "read them with run.output(flow) or run.output(name)"
             )
         return self._outputs[0]
+
+    @overload
+    def output(self, which: End[T]) -> Output[T]: ...
+
+    @overload
+    def output(self, which: str) -> Output[Any]: ...
 
     def output(self, which: Any) -> Output[Any]:
         """Give one end of a graph that has several.
@@ -205,7 +221,8 @@ class Run(Generic[In, Out_co]):
             place.hasten()
         try:
             for _, ticket in tickets:
-                if ticket.state == "waiting":
+                if not ticket.event.is_set():
+                    ticket.task = get_current_task().id
                     await ticket.event.wait()
         except BaseException:
             _withdraw(tickets)
@@ -308,6 +325,11 @@ class Run(Generic[In, Out_co]):
     def report(self) -> Report:
         """Give the figures of this moment; after the block, those of the whole run."""
         return report_of(self._live)
+
+    @property
+    def graph(self) -> RunGraph:
+        """The graph of the run; its drawings carry the figures of the moment they are made."""
+        return RunGraph(self._live)
 
     def explain(self) -> str:
         """Say what every stage is doing, how full the edges are, and who waits for whom."""

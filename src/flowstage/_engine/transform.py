@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from typing import Any
 
-from anyio import sleep_forever
+from anyio import current_effective_deadline, get_current_task, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from .._envelope import Barrier, Envelope, Failure, Sentinel
@@ -55,7 +55,7 @@ class Items(AsyncIterator[Any]):
                 break
             try:
                 if thing is EMPTY:
-                    await runner.wait_item()
+                    await runner.wait_for_items()
                 else:
                     await runner.pass_mark(thing)
             except (Flushed, Enough):
@@ -85,6 +85,7 @@ class TransformRunner(Runner):
 
     async def serve(self) -> None:
         self.held = None
+        self.task, self.deadline = get_current_task().id, current_effective_deadline()
         while True:
             items = Items(self)
             await self.one_life(items)
@@ -109,6 +110,19 @@ class TransformRunner(Runner):
                 late = await values.close(self.frame.close_timeout)
             if late is not None:
                 self.frame.fail(Failure(self.name, self.last_item(), late, 1))
+
+    async def wait_for_items(self) -> None:
+        """Wait for input on behalf of the function, whose own timer or task may move it anyway."""
+        is_ours = get_current_task().id == self.task
+        if is_ours and current_effective_deadline() >= self.deadline:
+            await self.wait_item()
+            return
+        watch = self.frame.watch
+        watch.enter()
+        try:
+            await self.wait_item()
+        finally:
+            watch.leave()
 
     async def guarded_open(self, items: Items) -> Values:
         try:
