@@ -196,7 +196,7 @@ class Edge:
 
     def want(self) -> None:
         """Be ready to begin reading; sources above that nobody else reads are opened now."""
-        wanted = [self]
+        wanted: list[Edge] = [self]
         while wanted:  # a loop, since a graph may be deeper than the stack
             edge = wanted.pop()
             if not edge.wanted:
@@ -342,17 +342,22 @@ class DropOldest(Lossy):
 class Overflowing(Edge):
     """A full edge is an error, which `on_overflow` raises in the name of the buffer."""
 
-    __slots__ = ("on_overflow",)
+    __slots__ = ("on_overflow", "overflowed")
 
     on_overflow: Callable[[Any], None]
 
+    def __init__(self, source: str, target: str, capacity: int, *, aligned: bool = False) -> None:
+        super().__init__(source, target, capacity, aligned=aligned)
+        self.overflowed = False  # the run is failing: from now on whoever comes waits for that
+
     def _overflow(self, thing: Any) -> bool:
-        if type(thing) is Envelope:
+        if type(thing) is Envelope and not self.overflowed:
+            self.overflowed = True
             self.on_overflow(thing.value)
         return False
 
     def room(self, thing: Any) -> bool:
-        return type(thing) is Envelope or super().room(thing)
+        return super().room(thing) or (type(thing) is Envelope and not self.overflowed)
 
 
 KINDS: dict[str, type[Edge]] = {
@@ -459,6 +464,8 @@ class Outlet:
 
 async def wait_any(inlets: Sequence[Edge], bell: Bell) -> None:
     """Wait until one of several edges, all found empty, may have something or has ended."""
+    if any(edge.used for edge in inlets):
+        return  # it came while something was given on behalf of another inlet
     for edge in inlets:
         edge.reader = bell
         if edge.capacity == 0:

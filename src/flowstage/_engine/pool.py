@@ -88,6 +88,7 @@ class Pool(Runner):
         ready: in an unordered stage, slots that have something to give.
         busy: workers that are at work; while there are any, the runner is alive.
         needed: something has to be done that only the coordinator can do.
+        closing: nothing more is wanted; what is still at work comes too late.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Pool(Runner):
         self.is_flat = isinstance(step.stage, FlatMapStage)
         self.raises = policy_of(step.stage, frame) == "raise"
         self.busy = 0
+        self.closing = False
         self._begin()
 
     def _begin(self) -> None:
@@ -204,9 +206,9 @@ class Pool(Runner):
                 return
             if slot.failed is not None:
                 failed, item = slot.failed, slot.envelope.value
-                slot.failed = None
                 slot.ended = ""
                 slot.mark = await self.handle(self.step, item, failed.error, failed.attempts)
+                slot.failed = None  # not before: a worker would take the slot for one to be given
             if slot.mark is not None:
                 await self.pass_mark(slot.mark)
             self.leave(slot)
@@ -353,6 +355,10 @@ class Pool(Runner):
     def refresh(self) -> None:
         self.step.tally.taken = self.inlet.values_out
 
+    def stale(self, seen: int) -> bool:
+        """Tell whether what a worker has made since epoch `seen` comes too late to be given."""
+        return self.closing or seen != self.frame.epoch.number
+
     # -- workers --------------------------------------------------------------------------------
 
     async def work(self, worker: Worker) -> None:
@@ -381,7 +387,7 @@ class Pool(Runner):
                 if worker.slot is None:
                     self.end_work()
                     await worker.wait()
-        except Stopped:
+        except (Stopped, Flushed):
             return
         except get_cancelled_exc_class():
             await checkpoint_if_cancelled()
@@ -408,7 +414,7 @@ class Pool(Runner):
             self.note_failed(slot, failed)
             return
         except Exception as error:  # a result whose truth cannot be told
-            if isinstance(error, Stopped):
+            if isinstance(error, (Stopped, Flushed)):
                 raise
             self.note_failed(slot, CallFailed(error, 1))
             return
@@ -483,8 +489,8 @@ class Pool(Runner):
 
     async def offer(self, slot: Slot, values: Sequence[Envelope], seen: int) -> None:
         """Give values of a slot that has more to come, and wait until they are given."""
-        if seen != self.frame.epoch.number or slot.out is None:
-            raise Stopped
+        if self.stale(seen) or slot.out is None:
+            raise Flushed
         slot.out.extend(values)
         if not self.ordered:
             self.ready.append(slot)
@@ -495,8 +501,8 @@ class Pool(Runner):
             slot.taken = taken = Event()
             self.end_work()
             await taken.wait()
-            if seen != self.frame.epoch.number:
-                raise Stopped
+            if self.stale(seen):
+                raise Flushed
 
 
 class Worker:
@@ -509,7 +515,7 @@ class Worker:
         self.seen = 0
         self.event: Event | None = None
 
-    def assign(self, slot: Slot) -> None:
+    def assign(self, slot: Slot | None) -> None:
         """Wake it with an item."""
         self.slot = slot
         if self.event is not None:

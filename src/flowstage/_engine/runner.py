@@ -76,9 +76,11 @@ class Frame(Protocol):
 
     def envelope(self, item: Any, context: Any = None) -> Envelope:
         """Put an item that enters into an envelope."""
+        ...
 
     def joined(self, value: Any, parts: Sequence[Envelope], *, merge: bool = False) -> Envelope:
         """Put what was made of several items into an envelope."""
+        ...
 
     def begun(self) -> None:
         """Note that a runner has begun; sources are opened when all have."""
@@ -139,7 +141,7 @@ class Runner:
         self.started = perf_counter()
         frame.begun()
         try:
-            while True:
+            while self.wanted():  # it may have ceased to be before there was a scope to cancel
                 self.seen = frame.epoch.number
                 with frame.epoch.work() as self.scope:
                     try:
@@ -148,8 +150,6 @@ class Runner:
                         continue
                     except Enough:
                         pass
-                    break
-                if not self.wanted():
                     break
             self.conclude()
         except Stopped:

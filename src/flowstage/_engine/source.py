@@ -32,7 +32,7 @@ from inspect import isawaitable
 from time import perf_counter
 from typing import Any
 
-from anyio import CancelScope, Event, WouldBlock, get_cancelled_exc_class
+from anyio import CancelScope, Event, WouldBlock, get_cancelled_exc_class, get_current_task
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._envelope import Barrier, Envelope, Failure, Sentinel
@@ -53,15 +53,18 @@ class Ticket:
     """A thing that waits in line for its place.
 
     Attributes:
-        state: "waiting", "placed", "discarded" (an interrupt) or "refused" (`stop`).
+        state: "waiting", "begun" (a sentinel that has gone out on some of the outlets), "placed",
+            "discarded" (an interrupt) or "refused" (`stop`).
+        task: whose task of the user's code waits for it; 0 when nobody does.
     """
 
-    __slots__ = ("event", "state", "thing")
+    __slots__ = ("event", "state", "task", "thing")
 
     def __init__(self, thing: Envelope | Barrier) -> None:
         self.thing = thing
         self.event = Event()
         self.state = "waiting"
+        self.task = 0
 
     def settle(self, state: str) -> None:
         """Tell whoever waits what became of the thing."""
@@ -78,8 +81,10 @@ class Line:
         discarded: items that an interrupt took out of the line.
     """
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, outlet: Outlet, dead_letters: Sequence[Outlet]) -> None:
         self.outlet = outlet
+        self.outlets = (outlet, *dead_letters)  # where a sentinel goes, one after the other
+        self.begun = 0
         self.tickets: deque[Ticket] = deque()
         self.closed = False
         self.discarded = 0
@@ -94,10 +99,33 @@ class Line:
         outlet, tickets = self.outlet, self.tickets
         while tickets:
             thing = tickets[0].thing
-            if not (outlet.put(thing) if type(thing) is Envelope else outlet.put_mark(thing)):
+            if isinstance(thing, Barrier):
+                if not self._place_barrier(tickets[0], thing):
+                    return False
+            elif not outlet.put(thing):
                 return False
             tickets.popleft().settle("placed")
         return True
+
+    def _place_barrier(self, ticket: Ticket, barrier: Barrier) -> bool:
+        """Place a sentinel on every outlet; tell whether it is on all of them now."""
+        outlets = self.outlets
+        while self.begun < len(outlets):
+            try:
+                if not outlets[self.begun].put_mark(barrier):
+                    return False
+            except Enough:
+                if not any(outlet.open for outlet in outlets):
+                    raise
+            self.begun += 1
+            ticket.state = "begun"
+        self.begun = 0
+        return True
+
+    @property
+    def full(self) -> Outlet:
+        """The outlet that has no room for what is first in line."""
+        return self.outlets[self.begun]
 
     def join(self, thing: Envelope | Barrier) -> Ticket:
         """Stand a thing in line."""
@@ -131,6 +159,7 @@ class Line:
 
     def _clear(self, state: str) -> int:
         tickets, self.tickets = self.tickets, deque()
+        self.begun = 0
         for ticket in tickets:
             ticket.settle(state)
         return sum(type(ticket.thing) is Envelope for ticket in tickets)
@@ -152,7 +181,7 @@ class EntryRunner(Chain):
         outlets: Mapping[Hashable, Outlet],
     ) -> None:
         super().__init__(frame, steps, inlets, outlets)
-        self.line = Line(self.outlet)
+        self.line = Line(self.outlet, self.dead_letters)
         self.line.changed = self.bell.ring
         self.open = True
 
@@ -169,7 +198,7 @@ class EntryRunner(Chain):
 
     def takes_sentinels(self) -> bool:
         """Tell whether a sentinel has to be placed here."""
-        return self.open and self.outlet.open
+        return self.open and self.wanted()
 
     @property
     def gated(self) -> bool:
@@ -230,6 +259,7 @@ class InputRunner(EntryRunner):
         except Enough:
             raise self._closed() from None
         ticket = self.line.join(envelope)
+        ticket.task = get_current_task().id
         try:
             await ticket.event.wait()
         except BaseException:
@@ -255,7 +285,7 @@ class InputRunner(EntryRunner):
         line = self.line
         while True:
             if not line.place():
-                await self.wait_room(self.outlet, line.tickets[0].thing)
+                await self.wait_room(line.full, line.tickets[0].thing)
             elif line.closed:
                 return
             else:
@@ -452,7 +482,7 @@ class SourceRunner(EntryRunner):
                 if not (self.pulling and self.line.tickets):
                     await self.pump_bell.wait()
                 elif not self.line.place():
-                    await self.outlet.wait_room(self.line.tickets[0].thing, self.pump_bell)
+                    await self.line.full.wait_room(self.line.tickets[0].thing, self.pump_bell)
         except Enough:
             self.stop()
         finally:
@@ -547,13 +577,20 @@ class SourceRunner(EntryRunner):
     async def _turn(self, values: Values) -> bool:
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
         end = perf_counter() + LONGEST_TURN
-        scope = self.pull_scope
+        scope, put, make = self.pull_scope, self.outlet.put, self.frame.envelope
+        pull = values.iterator.__anext__ if values.is_async else values.next
         for _ in range(MOST_IN_A_TURN):
             if self.line.tickets:
                 await self._move_line()
             self._pulling()
             try:
-                value = await values.next()
+                value = await pull()
+            except StopAsyncIteration as raised:
+                self.pulling = False
+                if not values.is_async:
+                    await self._failed_pull(raised)
+                values.closed = True
+                return False
             except BaseException as raised:
                 self.pulling = False
                 await self._failed_pull(raised)
@@ -561,6 +598,17 @@ class SourceRunner(EntryRunner):
             if value is DONE:
                 return False
             self.seen = self.frame.epoch.number
+            if not (self.calls or self.line.tickets or type(value) is Sentinel):
+                # Between the pull and the edge there is no await: nothing can come in between.
+                self.pulled += 1
+                envelope = make(value)
+                if put(envelope):
+                    if self.stopping:
+                        return False
+                    if perf_counter() > end:
+                        break
+                    continue
+                self.pulled -= 1
             self.hand.append((value, 0.0))
             if scope is not None and scope.cancel_called:
                 return False  # what came in the same moment as `stop` enters outside the scope
@@ -611,27 +659,31 @@ class SourceRunner(EntryRunner):
                 await self._move_line()
             self.pulled += 1
             envelope = self.frame.envelope(value)
-            if self.calls and (self.calls_wait() or not self.settled()):
+            if self.may_wait():
                 with self.frame.epoch.work():
                     await self.process(envelope)
                 self.check()
             else:
                 await self.process(envelope)
 
-    def settled(self) -> bool:
-        """Tell whether every fused stage is known to be async or not."""
-        return all(step.settled for step in self.calls)
+    def may_wait(self) -> bool:
+        """Tell whether a fused stage may wait for something: that has to end at an interrupt."""
+        return any(
+            step.awaits or not (step.settled and step.simple) or step.waits_for_values
+            for step in self.calls
+        )
 
     async def _move_line(self) -> None:
         """Place what stands in line before anything else enters."""
         while not self.line.place():
-            await self.wait_room(self.outlet, self.line.tickets[0].thing)
+            await self.wait_room(self.line.full, self.line.tickets[0].thing)
 
     async def _fast_turn(self, values: Values) -> bool:
         """A turn for a plain iterable and bare plain calls: one tight loop, as in `Chain.burst`."""
         pull, put, line = values.iterator.__next__, self.outlet.put, self.line
         pairs = [(step.fn, step) for step in self.calls]
         make, plain = self.frame.envelope, not (self.frame.contextual or self.frame.timing)
+        epoch = self.frame.epoch
         began = perf_counter()
         for turn in range(MOST_IN_A_TURN):
             if line.tickets:
@@ -643,6 +695,8 @@ class SourceRunner(EntryRunner):
                 return False
             except BaseException as raised:
                 await self._failed_pull(raised)
+            if self.seen != epoch.number:
+                self.seen = epoch.number  # it interrupted, and what it gives now is new
             if type(value) is Sentinel:
                 self.hand.append((value, 0.0))
                 await self._enter_hand()
@@ -660,6 +714,7 @@ class SourceRunner(EntryRunner):
             except BaseException as error:
                 await self.failed_fast(step, envelope, error, value)
                 continue
+            self.check()
             envelope.value = value
             try:
                 if put(envelope):
