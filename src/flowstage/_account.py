@@ -63,8 +63,9 @@ def _estimate(tally: Tally) -> float:
 def _count_buffer(tally: Tally, edge: Edge) -> None:
     """Give a buffer that is nothing but an edge the account of that edge."""
     tally.taken = edge.values_in
-    tally.discarded = edge.discarded
     tally.done = tally.given = edge.values_out
+    inside = edge.inside - edge.faults_inside
+    tally.discarded = tally.taken - tally.done - inside  # the edge counts failures with them
 
 
 def _stage(node: Node, live: Live, elapsed: float, busy: dict[Tally, float]) -> StageReport:

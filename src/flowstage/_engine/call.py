@@ -39,6 +39,7 @@ class CallStep(Step):
         settled: whether it is known if the function gives awaitables.
         awaits: that it does.
         simple: a bare `fn(value)` is all there is to a call.
+        waits_for_values: it is a `flat_map` that has given an async iterable.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class CallStep(Step):
         "options",
         "settled",
         "simple",
+        "waits_for_values",
     )
 
     stage: CallStage
@@ -64,6 +66,7 @@ class CallStep(Step):
         nature = stage.nature
         self.awaits = nature == "async"
         self.settled = self.awaits or options.on is not None
+        self.waits_for_values = False
         self.hooks = Hooks.of(frame, tally.name)
         self.keep_time = frame.timing
         self.simple = not (
@@ -76,7 +79,7 @@ class CallStep(Step):
         Raises:
             CallFailed: every attempt failed, or the error is not worth another.
         """
-        value = envelope.value
+        value, seen = envelope.value, self.frame.epoch.number
         if self.hooks is not None:
             await self.hooks.before(value, envelope.context)
         failures = 0
@@ -92,6 +95,8 @@ class CallStep(Step):
             finally:
                 del working[envelope]
                 self.spent(envelope, perf_counter() - began)
+            if self.hooks is not None:
+                self.frame.epoch.check(seen)  # hooks are not told of what was interrupted
             failures += 1
             retry = self.options.retry
             if retry is None or not retry.again(error, failures):
@@ -102,6 +107,7 @@ class CallStep(Step):
             if (delay := retry.wait(failures)) > 0:
                 await sleep(delay)
         if self.hooks is not None:
+            self.frame.epoch.check(seen)
             await self.hooks.after(value, result, None, envelope.context)
         return result
 

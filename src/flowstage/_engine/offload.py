@@ -38,6 +38,7 @@ from anyio import (
 from anyio.lowlevel import RunVar, checkpoint_if_cancelled
 
 from .._envelope import HOLE, Envelope, Sentinel
+from .._epoch import Flushed
 from .._errors import StageTimeout
 from .._places import Threads
 from .._stages import FilterStage, MapStage
@@ -86,7 +87,7 @@ def run_flat_slice(
         iterator, error = begin_iterator(call, envelope)
         values: list[Any] = []
         more = False
-        if type(iterator) in _MADE and length_hint(iterator) <= most:
+        if iterator is not None and type(iterator) in _MADE and length_hint(iterator) <= most:
             values = list(iterator)  # no code of the user's runs, so there is no time to watch
         elif iterator is not None:
             left = max(0.0, end - perf_counter())
@@ -100,7 +101,7 @@ def run_flat_slice(
     return answers, perf_counter() - began
 
 
-_MADE = (type(iter(())), type(iter([])))
+_MADE: tuple[type, ...] = (type(iter(())), type(iter([])))
 
 
 def run_iterator(
@@ -129,13 +130,17 @@ def run_iterator(
 
 
 class Seat:
-    """One seat of a place, taken before there is work and given back as soon as it is done."""
+    """One seat of a place, taken before there is work and given back as soon as it is done.
 
-    __slots__ = ("_seats", "_taken")
+    Attributes:
+        late: its owner still works for an epoch that is over, and is counted as alive until it ends.
+    """
+
+    __slots__ = ("_seats", "_taken", "late")
 
     def __init__(self, place: Threads) -> None:
         self._seats = place.seats()
-        self._taken = False
+        self._taken = self.late = False
 
     @property
     def free(self) -> int:
@@ -203,6 +208,7 @@ class Offload(Pool):
         crew: workers that have nothing to do.
         pace: seconds an item takes, a moving average.
         single: one item a call, because it may be timed out, tried again, observed or timed.
+        shifts: the seats of the workers that have been called, taken or waited for.
     """
 
     def __init__(
@@ -213,6 +219,7 @@ class Offload(Pool):
         outlets: Mapping[Hashable, Outlet],
     ) -> None:
         self.crew: list[Worker] = []
+        self.shifts: set[Seat] = set()
         self.hired = 0
         super().__init__(frame, steps, inlets, outlets)
         options = self.step.options
@@ -220,7 +227,6 @@ class Offload(Pool):
         self.place = options.on
         self.room = self.width * MOST_IN_A_CALL
         self.pace = 0.0
-        self.closing = False
         self.single = bool(
             options.timeout or options.retry or self.step.hooks or frame.timing
         )
@@ -244,10 +250,16 @@ class Offload(Pool):
         self.closing = True
         for worker in self.crew:
             worker.assign(None)
-        if self.busy:
-            self.busy = 0
-            self.frame.watch.leave()
         super().conclude()
+
+    def discard(self) -> int:
+        for slot in self.window:
+            slot.release()  # whoever waits to give finds that it is too late
+        for seat in self.shifts:
+            if not seat.late:
+                seat.late = True
+                self.frame.watch.tasks += 1
+        return super().discard()
 
     # -- calling workers ------------------------------------------------------------------------
 
@@ -307,12 +319,22 @@ class Offload(Pool):
         """Do shifts: one each time the coordinator calls."""
         try:
             while not self.closing:
-                await self.shift(worker.seen)
-                if worker.seen == self.frame.epoch.number and not self.closing:
-                    self.end_work()
+                seat = Seat(self.place)
+                self.shifts.add(seat)
+                try:
+                    await self.shift(worker.seen, seat)
+                except Flushed:
+                    pass
+                finally:
+                    self.shifts.discard(seat)
                 self.crew.append(worker)
-                self.bell.ring()
-                await worker.wait()
+                self.bell.ring()  # first: with no worker at work and this bell unrung all seems still
+                if not self.stale(worker.seen):
+                    self.end_work()
+                if seat.late:
+                    self.frame.watch.leave()
+                if not self.closing:
+                    await worker.wait()
         except Stopped:
             return
         except get_cancelled_exc_class():
@@ -323,14 +345,13 @@ class Offload(Pool):
         except Exception as error:
             self.frame.crash(error)
 
-    async def shift(self, seen: int) -> None:
+    async def shift(self, seen: int, seat: Seat) -> None:
         """Take a seat, take work, do it in a thread, hand it on; until there is no more."""
-        epoch, seat = self.frame.epoch, Seat(self.place)
         came = False
         while True:
             await seat.take()
             try:
-                if seen != epoch.number or self.closing:
+                if self.stale(seen):
                     return
                 if not came:
                     came = True
@@ -348,7 +369,7 @@ class Offload(Pool):
                     await self.batch_in_thread(batch, seen)
             finally:
                 seat.leave()
-            if seen != epoch.number:
+            if self.stale(seen):
                 return
             self.advance()
             if self.needed or self.over():
@@ -372,7 +393,7 @@ class Offload(Pool):
             pace = spent / len(answers)
             self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
             tally.calls.record(pace, len(answers))
-        if seen != epoch.number:
+        if self.stale(seen):
             return
         for slot, (result, error) in zip(batch, answers, strict=False):
             await self.note(slot, result, error)
@@ -399,7 +420,7 @@ class Offload(Pool):
             self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
             tally.calls.record(pace, len(answers))
         last = answers.pop() if answers and answers[-1][1] is not None else None
-        if seen == self.frame.epoch.number:
+        if not self.stale(seen):
             begun = len(answers) + (last is not None)
             self.undone.extendleft(reversed(batch[begun:]))
             for slot, (values, _, error) in zip(batch, answers, strict=False):
@@ -410,7 +431,7 @@ class Offload(Pool):
             self.advance()
             slot = batch[len(answers)]
             error = await self.flat_in_thread(slot, seat, seen, last)
-            if seen == self.frame.epoch.number:
+            if not self.stale(seen):
                 self.flat_done(slot, [], error)
 
     def flat_done(self, slot: Slot, values: list[Any], error: BaseException | None) -> None:
@@ -468,13 +489,13 @@ class Offload(Pool):
 
     async def one_in_thread(self, slot: Slot, seat: Seat, seen: int) -> None:
         """Do one item with everything that its options ask for."""
-        step, envelope, epoch = self.step, slot.envelope, self.frame.epoch
+        step, envelope = self.step, slot.envelope
         item, hooks, retry = envelope.value, step.hooks, step.options.retry
         if hooks is not None:
             await hooks.before(item, envelope.context)
-        while seen == epoch.number:
+        while not self.stale(seen):
             result, error = await self.attempt(slot, seat, seen)
-            if seen != epoch.number:
+            if self.stale(seen):
                 return
             if error is None or retry is None or slot.count:
                 break
@@ -483,7 +504,7 @@ class Offload(Pool):
             slot.attempts += 1
             step.tally.retries += 1
             await seat.rest(retry.wait(slot.attempts - 1))
-        if seen != epoch.number:
+        if self.stale(seen):
             return
         if slot.failed is None and not slot.finished:
             if self.is_flat and error is None:
@@ -498,7 +519,7 @@ class Offload(Pool):
             elif isinstance(step.stage, FilterStage):
                 value = bool(result)
             await hooks.after(item, None if failed else value, failed, envelope.context)
-            if seen != epoch.number:
+            if self.stale(seen):
                 return
         if not slot.finished:
             self.finish(slot)
@@ -517,13 +538,15 @@ class Offload(Pool):
             else:
                 done = Event()
                 late = False
-                self.frame.spawn_uncounted(partial(self._timed, envelope, outcome, done))
+                told = CancelScope()
+                self.frame.spawn_uncounted(partial(self._timed, envelope, outcome, done, told))
                 try:
                     with move_on_after(timeout) as scope:
                         await done.wait()
                     late = scope.cancelled_caught
                 finally:
                     if not done.is_set():
+                        told.cancel()  # the thread learns it from `check_cancelled`
                         await self._stay(slot, done, timeout, seen, late=late)
                 if late:
                     outcome = [(None, self._too_late(timeout))]
@@ -541,27 +564,32 @@ class Offload(Pool):
         """Report a timeout at once if it is final; stay until the thread has ended."""
         retry = self.step.options.retry
         error = self._too_late(timeout)
-        if late and seen == self.frame.epoch.number:
-            if retry is None or not retry.again(error, slot.attempts):
-                try:
-                    self.note_failed(slot, CallFailed(error, slot.attempts))
-                finally:
-                    if slot.failed is not None:
-                        self.finish(slot)
-                        self.advance()
-                        self.bell.ring()
-                    with CancelScope(shield=True):
-                        await done.wait()
-                return
+        final = retry is None or not retry.again(error, slot.attempts)
+        if late and final and not self.stale(seen):
+            try:
+                self.note_failed(slot, CallFailed(error, slot.attempts))
+            finally:
+                if slot.failed is not None:
+                    self.finish(slot)
+                    self.advance()
+                    self.bell.ring()
+                with CancelScope(shield=True):
+                    await done.wait()
+            return
         with CancelScope(shield=True):
             await done.wait()
 
     async def _timed(
-        self, envelope: Envelope, outcome: list[tuple[Any, BaseException | None]], done: Event
+        self,
+        envelope: Envelope,
+        outcome: list[tuple[Any, BaseException | None]],
+        done: Event,
+        told: CancelScope,
     ) -> None:
         """Run a call that somebody else waits for, perhaps not to the end."""
         try:
-            outcome.extend(await self._thread_call(run_slice, self.call, (envelope,), 0.0))
+            with told:
+                outcome.extend(await self._thread_call(run_slice, self.call, (envelope,), 0.0))
         finally:
             done.set()
 
@@ -604,7 +632,7 @@ class Offload(Pool):
                                 run_iterator, iterator, SLICE, MOST_IN_A_CALL
                             )
                     self.step.spent(envelope, perf_counter() - began)
-                if seen != self.frame.epoch.number:
+                if self.stale(seen):
                     return None
                 for number, value in enumerate(values):
                     if type(value) is Sentinel:
