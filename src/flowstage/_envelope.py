@@ -11,7 +11,7 @@ everything.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, final
 
 from attrs import field, frozen
 
@@ -48,6 +48,7 @@ class Failure:
     attempts: int = 1
 
 
+@final
 class Envelope:
     """One item on its way."""
 

@@ -27,6 +27,7 @@ from typing import (
     overload,
 )
 
+from ._envelope import Failure, Sentinel
 from ._errors import GraphError
 from ._graph import Graph, Opening, check_source, single_end
 from ._places import Threads
@@ -80,6 +81,19 @@ Items = Iterable[T] | AsyncIterable[T]
 """What gives items."""
 Many = AsyncIterable[R_co] | Coroutine[Any, Any, Iterable[R_co]] | Iterable[R_co]
 """What the function of a `flat_map` may give."""
+
+if TYPE_CHECKING:
+    Feed = (
+        Items[T | Sentinel[Any]]
+        | AbstractAsyncContextManager[Items[T | Sentinel[Any]], Any]
+        | Callable[
+            [],
+            Items[T | Sentinel[Any]]
+            | AbstractAsyncContextManager[Items[T | Sentinel[Any]], Any]
+            | Coroutine[Any, Any, Items[T | Sentinel[Any]]],
+        ]
+        | Mapping[Any, Any]
+    )
 
 # How the verbs are typed, and what was tried (mypy 2.4, pyright 1.1):
 # * An async function's result is a `Coroutine` and not any `Awaitable`: one that mentions `Any`, like
@@ -469,7 +483,7 @@ class Flow(Generic[In, Out_co]):
         node = Node(BalanceStage(name or "balance", n, explicit=name is not None), (self._port,))
         return tuple(Flow(node.port(number)) for number in range(n))
 
-    def failures(self) -> Flow[In, Any]:
+    def failures(self) -> Flow[In, Failure]:
         """Give, as data, every `Failure` that the stages above skipped or emitted.
 
         This is the branch for dead letters. Under `"skip"` the main branch goes on without the
@@ -519,7 +533,7 @@ class Flow(Generic[In, Out_co]):
 
     def open(
         self,
-        source: Any = None,
+        source: Feed[In] | None = None,
         *,
         buffer: int = DEFAULT_BUFFER,
         on_error: OnError = "raise",
@@ -566,7 +580,7 @@ class Flow(Generic[In, Out_co]):
 
     async def collect(
         self,
-        source: Any = None,
+        source: Feed[In] | None = None,
         *,
         context: Mapping[str, Any] | None = None,
         **options: Unpack[OpenOptions],
@@ -611,15 +625,12 @@ class Flow(Generic[In, Out_co]):
             GraphError: the flow has no single `Input`.
             Exception: what a stage raised, as it is.
         """
-        results: list[Any] = []
         async with self.open(**options) as run:
             await run.send(item, context=context)
             run.finish()
-            async for result in run:
-                results.append(result)
+            results = [result async for result in run]
         if len(results) == 1:
-            found: Out_co = results[0]
-            return found
+            return results[0]
         if results:
             raise LookupError(
                 f"call() got {len(results)} results for one item; use collect([item])"
@@ -630,7 +641,7 @@ class Flow(Generic[In, Out_co]):
 
     async def drain(
         self,
-        source: Any = None,
+        source: Feed[In] | None = None,
         *,
         context: Mapping[str, Any] | None = None,
         **options: Unpack[OpenOptions],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from anyio import create_task_group
 from attrs import frozen
@@ -17,6 +17,9 @@ from ._policies import OnError, check_count, check_number, check_on_error
 from ._report import Report
 from ._run import Run
 from ._topology import Node, Port, Topology, survey
+
+if TYPE_CHECKING:
+    from ._flow import Flow
 
 In = TypeVar("In")
 Out_co = TypeVar("Out_co", covariant=True)
@@ -63,7 +66,7 @@ class Graph:
         TypeError: something else than a flow was given.
     """
 
-    def __init__(self, *flows: Any, **named: Any) -> None:
+    def __init__(self, *flows: Flow[Any, Any], **named: Flow[Any, Any]) -> None:
         if not flows and not named:
             raise GraphError("a graph needs at least one flow to end it")
         ends: dict[str, Port] = {}

@@ -7,7 +7,6 @@ whether it is a generator function, what it is called.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import types
@@ -56,7 +55,7 @@ def nature_of(fn: Callable[..., Any]) -> Nature:
         return seen
     if isinstance(fn, (types.BuiltinFunctionType, type)):
         return "plain"
-    call = getattr(type(fn), "__call__", None)
+    call = getattr(type(fn), "__call__", None)  # noqa: B004 - the class's own, to look at
     while isinstance(call, functools.partialmethod):  # pragma: no cover - exotic
         call = call.func
     seen = _nature_of_function(call)
@@ -88,7 +87,7 @@ def name_of(fn: Callable[..., Any]) -> str:
 
 def check_callable(verb: str, fn: object) -> None:
     """Refuse what cannot be called, above all the coroutine that calling it gave."""
-    if inspect.iscoroutine(fn) or isinstance(fn, asyncio.Future) or inspect.isasyncgen(fn):
+    if (inspect.isawaitable(fn) and not callable(fn)) or inspect.isasyncgen(fn):
         if inspect.iscoroutine(fn):
             fn.close()
         raise TypeError(

@@ -45,7 +45,7 @@ class Histogram:
         for key in sorted(self.buckets):
             rest -= self.buckets[key]
             if rest <= 0:
-                middle = 2.0 ** ((key + 0.5) / _PER_OCTAVE) / _NANO
+                middle: float = 2.0 ** ((key + 0.5) / _PER_OCTAVE) / _NANO
                 return min(max(middle, self.low), self.high)
         return self.high
 

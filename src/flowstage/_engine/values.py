@@ -110,5 +110,6 @@ def read(iterable: object, what: str, *, owned: bool = False) -> Values:
         plain: Iterator[Any] = iter(iterable)
         return Values(plain, is_async=False, what=what, owned=owned)
     if hasattr(iterable, "__getitem__"):  # the old sequence protocol
-        return Values(iter(iterable), is_async=False, what=what, owned=owned)  # type: ignore[call-overload]  # checked at run time
+        old: Any = iterable
+        return Values(iter(old), is_async=False, what=what, owned=owned)
     raise TypeError(f"{what} must give an iterable or async iterable, not {safe_repr(iterable)}")
