@@ -1,0 +1,11 @@
+"""Random graphs, what they should give in plain lists, and runs that are compared with it.
+
+`streams` is the list model of a flow, `parts` are the pieces of a graph (each knows how to be written
+in flowstage and what it does to lists), `cases` puts them together at random, `play` runs a case and
+checks all laws.
+"""
+
+from .cases import Case, generate
+from .play import Broken, Play, play
+
+__all__ = ["Broken", "Case", "Play", "generate", "play"]

@@ -1,0 +1,198 @@
+"""The laws, as properties of random graphs under random schedules, against a model in plain lists.
+
+A case is made from a seed: the graph, its entries, what is sent, the sentinels, the failing items,
+the interrupts, `stop` or leaving, and the reader's stalls. A failing one prints its seed, and
+
+    FLOWSTAGE_LAWS=1234 pytest tests/test_laws.py -k replay
+
+plays it again, on both backends. `FLOWSTAGE_GRAPHS=20000` sets how many cases the deep campaign plays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .harness import BACKENDS, Schedule, observe
+from .laws import Case, Play, generate, play
+from .laws.cases import Settings
+from .laws.parts import Call
+from .laws.streams import Mark
+
+both_backends = pytest.mark.parametrize("backend", BACKENDS)
+
+EVERYDAY = 100
+"""Cases of the everyday campaign, on each backend."""
+DEEP = int(os.environ.get("FLOWSTAGE_GRAPHS", "12000"))
+DEEP_SECONDS = 240.0
+"""A share of the ten minutes that the deep campaigns take together."""
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Skipped items and early ends are logged by design."""
+    logger = logging.getLogger("flowstage")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+def schedule_of(backend: str, seed: int) -> Schedule:
+    """The schedule under which a case is played: every other one lags."""
+    return Schedule(backend, seed=seed, lag=0.5 * (seed % 2), steps=60_000)
+
+
+def play_seed(backend: str, seed: int, wanted: Settings | None = None) -> Play:
+    """Play the case of a seed; a failure says how to see it again."""
+    case = generate(random.Random(seed), wanted)
+    try:
+        return play(case, schedule_of(backend, seed))
+    except BaseException as error:
+        error.add_note(f"FLOWSTAGE_LAWS={seed}: {backend}\n{Play(case).graph}")
+        raise
+
+
+# ---------------------------------------------------------------- everyday
+
+
+@pytest.mark.slow
+@both_backends
+def test_random_graphs_keep_the_laws(backend: str) -> None:
+    """Order, sentinels, interrupt, bound, sharing, account, nothing left."""
+    looks = 0
+    for seed in range(EVERYDAY):
+        looks += play_seed(backend, seed).looks
+    assert looks > 10 * EVERYDAY, "the account is looked at while it changes"
+
+
+@pytest.mark.slow
+@both_backends
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@given(rng=st.randoms(use_true_random=False), seed=st.integers(0, 3))
+def test_any_graph_keeps_the_laws(backend: str, rng: random.Random, seed: int) -> None:
+    """The same, with the cases made by hypothesis, which finds the smallest that fails."""
+    case = generate(rng, Settings(sizes=(0, 1, 2, 5)))
+    play(case, schedule_of(backend, seed))
+
+
+@pytest.mark.slow
+def test_ordered_graphs_give_the_same_events_everywhere() -> None:
+    """Law 8: the events of each end are equal on both backends, under any order of the tasks."""
+    for seed in range(60):
+        events = [events_of(backend, seed, order) for backend in BACKENDS for order in (0, 1)]
+        whole = [found for found in events if found is not None]
+        assert all(found == whole[0] for found in whole), f"seed {seed}"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
+def test_ordered_graphs_give_the_same_events_on_real_loops(backend: str) -> None:
+    """The same on the loops that users have, uvloop among them."""
+    if backend == "uvloop":
+        pytest.importorskip("uvloop")
+    for seed in range(15):
+        case = generate(random.Random(seed), Settings(only_exact=True, acts=False, threads=False))
+        expected = events_of("asyncio", seed, 0)
+        no_waiting(case)
+        one = Play(case, pause=0.0)
+        error: BaseException | None = None
+        try:
+            anyio.run(
+                one,
+                backend=backend.replace("uvloop", "asyncio"),
+                backend_options={"use_uvloop": True} if backend == "uvloop" else {},
+            )
+        except Exception as raised:
+            error = raised
+        one.check(error)
+        if error is None and expected is not None:
+            assert comparable(one) == expected, f"seed {seed}"
+
+
+def no_waiting(case: Case) -> None:
+    """Leave out what is slow where time is real: calls that hang until their timeout."""
+    for part in case.parts:
+        for call in (part, *getattr(part, "branches", ())):
+            for one in call if isinstance(call, tuple) else (call,):
+                if isinstance(one, Call):
+                    one.hangs = one.flaky = 0.0
+
+
+def events_of(backend: str, seed: int, order: int) -> list[list[Any]] | None:
+    """What the ends of an ordered graph give; a run that fails gives nothing to compare."""
+    wanted = Settings(only_exact=True, acts=False, threads=False)
+    case = generate(random.Random(seed), wanted)
+    no_waiting(case)
+    one = Play(case)
+    outcome = observe(Schedule(backend, seed=seed + order, lag=0.5 * order, steps=60_000), one)
+    outcome.check()
+    one.check(outcome.error)
+    return comparable(one) if outcome.error is None else None
+
+
+def comparable(one: Play) -> list[list[Any]]:
+    """What is the same everywhere: all of it, unless time decides where a sentinel enters."""
+    return [
+        [event for event in seen if one.case.known or not isinstance(event[1], Mark)]
+        for seen in one.seen
+    ]
+
+
+@pytest.mark.skipif("FLOWSTAGE_LAWS" not in os.environ, reason="no seed to replay")
+@both_backends
+def test_replay(backend: str) -> None:
+    """Play the case of one seed."""
+    play_seed(backend, int(os.environ["FLOWSTAGE_LAWS"]))
+
+
+# ---------------------------------------------------------------- deep
+
+
+@pytest.mark.deep
+@both_backends
+def test_thousands_of_graphs(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many graphs as fit into the time; a third of them are played under several schedules."""
+    began, found = time.monotonic(), Counter[str]()
+    first = 1_000_000
+    for seed in range(first, first + DEEP):
+        one = play_seed(backend, seed)
+        found["graphs"] += 1
+        found["runs"] += 1
+        found["looks"] += one.looks
+        found["interrupts"] += one.world.epoch
+        if seed % 3 == 0:
+            case = generate(random.Random(seed))
+            for order in range(1, 6):
+                schedule = Schedule(backend, seed=order, lag=0.25 * (order % 3), steps=60_000)
+                try:
+                    play(case, schedule)
+                except BaseException as error:
+                    error.add_note(f"case {seed}, {schedule}")
+                    raise
+                found["runs"] += 1
+        if time.monotonic() - began > DEEP_SECONDS:
+            break
+    with capsys.disabled():
+        print(f"\n{backend}: {dict(found)} in {time.monotonic() - began:.0f} s")  # noqa: T201
+
+
+@pytest.mark.deep
+def test_hundreds_of_ordered_graphs_are_the_same_everywhere() -> None:
+    """Law 8, at length."""
+    began = time.monotonic()
+    for seed in range(2_000_000, 2_002_000):
+        events = [events_of(backend, seed, order) for backend in BACKENDS for order in (0, 1)]
+        whole = [found for found in events if found is not None]
+        assert all(found == whole[0] for found in whole), f"seed {seed}"
+        if time.monotonic() - began > DEEP_SECONDS / 4:
+            break
