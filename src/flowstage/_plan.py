@@ -124,8 +124,12 @@ def _absorbs(topology: Topology, node: Node) -> bool:
 
 
 def _passing(edge: PlannedEdge) -> int:
-    """Count what a rendezvous holds: each input of a join may be handing over an item at once."""
-    return int(edge.target is not None and len(edge.target.upstream) > 1)
+    """Count what a rendezvous holds beside what its reader has in hand.
+
+    Each input of a join may be handing over an item at once, and the reader of an end is no task of
+    ours: while it wakes, the item is in the stream.
+    """
+    return int(edge.target is None or len(edge.target.upstream) > 1)
 
 
 def _tasks(topology: Topology, absorbed: set[Node]) -> tuple[tuple[Node, ...], ...]:
