@@ -18,7 +18,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
 
-from anyio import BusyResourceError, CancelScope, Event, get_cancelled_exc_class, sleep_forever
+from anyio import (
+    BusyResourceError,
+    CancelScope,
+    Event,
+    create_task_group,
+    get_cancelled_exc_class,
+    sleep_forever,
+)
+from anyio.abc import TaskGroup
 
 from flowstage import ClosedError, Run
 
@@ -39,6 +47,7 @@ class Host:
     """
 
     run: Run[Any, Any]
+    _group: TaskGroup
 
     def __init__(self, opening: Any, name: str) -> None:
         self.error: BaseException | None = None
@@ -75,7 +84,7 @@ class Host:
             with CancelScope() as self._scope:
                 if self._ended:
                     return
-                async with self._opening as self.run:
+                async with self._opening as self.run, create_task_group() as self._group:
                     self._entered.set()
                     await sleep_forever()
         except get_cancelled_exc_class():
@@ -86,6 +95,17 @@ class Host:
             self._opening = self._events = None
             self.gone.set()
             self._entered.set()
+
+    def start_soon(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Do something with the run in the background; that the run ends first is no error."""
+
+        async def quietly() -> None:
+            try:
+                await work(*args)
+            except ClosedError:
+                return
+
+        self._group.start_soon(quietly)
 
     def end(self) -> None:
         """Leave the block soon: what is still inside is discarded. Call it on the event loop."""
