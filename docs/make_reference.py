@@ -16,9 +16,9 @@ TARGET = Path(__file__).with_name("reference.md")
 INTRODUCTION = """\
 # Reference
 
-Every public name, as its docstring has it; `python docs/make_reference.py` writes this page. Times are in seconds, sizes
-in items. "Gives" means that a result goes on to the next stage. What is not here begins with an underscore or belongs to
-no user.
+Every public name, as its docstring has it; `python docs/make_reference.py` writes this page. Times are in
+seconds, sizes in items. A stage "gives" when a result of it goes on to the next one. What begins with an
+underscore, or is not on this page, is no promise.
 
 Import from `flowstage`; operators from `flowstage.operators`.
 """
@@ -146,8 +146,7 @@ def _parameters(function: Any, *, method: bool) -> str:
     except ValueError:
         return "()"
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters[method:]]
-    written = re.sub(r"<[^>]*>", "...", str(inspect.Signature(bare)))
-    return written.replace("**options", "**options")
+    return re.sub(r"<[^>]*>", "...", str(inspect.Signature(bare)))
 
 
 def _code(text: str) -> str:

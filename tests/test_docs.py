@@ -13,7 +13,6 @@ import importlib.util
 import io
 import re
 import sys
-from collections.abc import Iterator
 from doctest import ELLIPSIS, OutputChecker
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +22,10 @@ import anyio
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OTHERS = {"migration", "compat"}  # these pages are about other libraries and have tests of their own
+OTHERS = {
+    "migration",
+    "compat",
+}  # these pages are about other libraries and have tests of their own
 PAGES = [
     ROOT / "README.md",
     *(
@@ -147,14 +149,14 @@ def test_the_first_example_of_the_readme_has_twelve_lines() -> None:
 
 
 @pytest.fixture(scope="module")
-def maker() -> Iterator[Any]:
+def maker() -> Any:
     """The program that writes the reference."""
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs/make_reference.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
+    return module
 
 
 def test_the_reference_is_what_the_docstrings_say(maker: Any) -> None:
