@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from unicodedata import east_asian_width
-from xml.sax.saxutils import escape
 
 from attrs import frozen
 
@@ -143,12 +143,14 @@ def _box(box: Box, size: tuple[float, float], place: tuple[float, float]) -> str
     radius = height / 2 if box.kind in ("entry", "end") else 6
     corner = f'x="{x - width / 2:.1f}" y="{y:.1f}"'
     parts = [
-        f'<g class="{box.kind}"><title>{escape(box.title)}</title>',
+        f'<g class="{box.kind}"><title>{escape(box.title, quote=False)}</title>',
         f'<rect {corner} width="{width:.1f}" height="{height:.1f}" rx="{radius:g}"/>',
     ]
     for number, (kind, text) in enumerate(box.lines):
         base = y + 19.5 + 16 * number
-        parts.append(f'<text class="{kind}" x="{x:.1f}" y="{base:.1f}">{escape(text)}</text>')
+        parts.append(
+            f'<text class="{kind}" x="{x:.1f}" y="{base:.1f}">{escape(text, quote=False)}</text>'
+        )
     return "".join([*parts, "</g>"])
 
 
@@ -170,7 +172,7 @@ def _line(
         x, y = to_x, to_y
     head = f"M{x - ARROW / 1.6:.1f} {y:.1f}h{ARROW * 1.25:.1f}L{x:.1f} {y + ARROW:.1f}z"
     parts = [
-        f"<g><title>{escape(line.title)}</title>",
+        f"<g><title>{escape(line.title, quote=False)}</title>",
         f'<path class="line" d="{"".join(steps)}"/><path class="head" d="{head}"/>',
     ]
     if line.label:
@@ -188,4 +190,4 @@ def _label(text: str, route: Sequence[tuple[float, float]], at: float) -> str:
     from_right = at == 1 and to_x < x - 20  # then the line itself is on the right
     anchor, shift = ("end", -6) if from_right else ("start", 6)
     place = f'x="{beside + shift:.1f}" y="{base:.1f}" style="text-anchor:{anchor}"'
-    return f'<text class="label" {place}>{escape(short(text))}</text>'
+    return f'<text class="label" {place}>{escape(short(text), quote=False)}</text>'
