@@ -224,7 +224,7 @@ class _Generator:
     # -- all of it
 
     def case(self) -> Case:
-        rng, settings = self.rng, self.settings
+        settings = self.settings
         count = self.pick(1, 1, 1, 1, 2, 2, 3)
         kinds = ["push", "push", "plain", "async", "input"]
         if settings.threads and not settings.only_exact:

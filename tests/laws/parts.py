@@ -56,6 +56,7 @@ class World:
         self.flows: dict[Part, Flow[Any, Any]] = {}
         self._ticks = itertools.count(1)
         self.open_generators = 0
+        self.conclusions: list[tuple[str, int, Any]] = []  # stage, epoch, items seen or batch
 
     def flow(self, part: Part) -> Flow[Any, Any]:
         """Write a part in flowstage, once."""
@@ -471,6 +472,8 @@ class Rebatch(Part):
         def spread(batch: list[Any]) -> list[Any]:
             assert isinstance(batch, list)
             assert 1 <= len(batch) <= self.size, f"a batch of {len(batch)}"
+            if len(batch) < self.size and self.within is None:
+                world.conclusions.append((self.tag, world.epoch, batch))
             return batch
 
         batches = world.flow(self.upper).batch(self.size, within=self.within)
@@ -505,6 +508,7 @@ class Transform(Part):
             async for item in items:
                 count += 1
                 yield f"{self.tag}:{count}({text(item)})"
+            world.conclusions.append((self.tag, world.epoch, count))
 
         async def ends(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
             count = 0

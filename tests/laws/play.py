@@ -20,6 +20,7 @@ from .parts import (
     Concat,
     Entry,
     Model,
+    Rebatch,
     Transform,
     World,
     Zip,
@@ -41,7 +42,7 @@ class Play:
         left: the block was left early, on purpose.
     """
 
-    def __init__(self, case: Case, *, pause: float = 1.0, quiet: bool = True) -> None:
+    def __init__(self, case: Case, *, pause: float = 1.0, swept: bool = False) -> None:
         self.case = case
         self.world = World(pause=pause)
         self.graph = Graph(**{f"end{n}": self.world.flow(e) for n, e in enumerate(case.ends)})
@@ -55,12 +56,14 @@ class Play:
         self.seen: list[list[tuple[int, Any]]] = [[] for _ in case.ends]
         self.ended = [False] * len(case.ends)
         self.left = self.stopped = False
+        self.stop_now: anyio.Event | None = None
         self.looks = 0
         self.most = 0
         self.wrong: list[str] = []
         self.sent: list[tuple[int, Any]] = []  # sentinels of unknown place, with their epochs
         self.hooks: Counter[tuple[str, str, str]] = Counter()
-        self.order: list[str] = []
+        self.readers: anyio.CancelScope | None = None
+        self.swept = swept
 
     # -- the run
 
@@ -77,6 +80,7 @@ class Play:
         if fed and len(inputs) == 1:
             (sources,) = fed.values()
         world.look = self.look
+        self.stop_now = anyio.Event()
         options: dict[str, Any] = {"buffer": case.buffer, "on_error": case.on_error}
         if case.timing:
             options["timing"] = True
@@ -112,6 +116,34 @@ class Play:
                 else:
                     tasks.start_soon(self.push, names, None)
                 tasks.start_soon(self.act)
+                if self.swept:
+                    tasks.start_soon(self.stop_when_told)
+
+    async def stop_when_told(self) -> None:
+        assert self.stop_now is not None
+        await self.stop_now.wait()
+        await self.run.stop()
+
+    # -- what a sweep does at a point
+
+    def ask_interrupt(self) -> None:
+        """Interrupt, if the run is there."""
+        if self.run is not None:
+            self.interrupt()
+
+    def ask_stop(self) -> None:
+        """Have a task of the scenario stop the run."""
+        if self.stop_now is not None:
+            self.stopped = True
+            self.stop_now.set()
+
+    def ask_leave(self) -> None:
+        """Leave the block: the readers are cancelled, and nothing else."""
+        if self.readers is not None:
+            self.left = True
+            self.readers.cancel()
+
+    # -- its tasks
 
     async def push(self, names: dict[str, Any], only: str | None) -> None:
         """Send what the case sends, and note what was accepted."""
@@ -178,6 +210,7 @@ class Play:
                 await self.run.stop()
             else:
                 self.left = True
+                assert self.readers is not None
                 self.readers.cancel()
                 return
 
@@ -261,14 +294,42 @@ class Play:
                 seen = [event for e, event in self.seen[number] if e == epoch]
                 if not self.case.known:
                     seen = [event for event in seen if not isinstance(event, Mark)]
-                last = whole and epoch == self.world.epoch
+                # An end that says it has ended has given everything, however the run ended.
+                last = (whole or self.ended[number]) and epoch == self.world.epoch
                 if said := mismatch(model.stream(end), seen, complete=last):
                     wrong.append(f"end {number} ({type(end).__name__}), epoch {epoch}: {said}")
+        wrong += self.check_conclusions(models)
         wrong += self.check_marks(whole)
         wrong += self.check_leaves()
         wrong += self.check_calls(models, whole)
         if wrong:
             raise Broken("\n- ".join(["laws broken:", *wrong])) from error
+
+    def check_conclusions(self, models: list[Model]) -> list[str]:
+        """No user code was told that its input had ended, unless it had."""
+        wrong = []
+        parts = {
+            part.tag: part for part in self.case.parts if isinstance(part, (Transform, Rebatch))
+        }
+        for tag, epoch, what in self.world.conclusions:
+            upper = models[epoch].stream(parts[tag].upper)
+            if not self.case.known or upper.cut or upper.lossy or not parts[tag].upper.exact:
+                continue
+            if isinstance(what, int):
+                if what != len(upper.items()):
+                    wrong.append(f"{tag} was told of the end after {what} items")
+                continue
+            lasts = []
+            for segment in upper.segments:
+                for strand in filter(None, segment):
+                    lasts += [
+                        i
+                        for i, after in zip(strand, [*strand[1:], None], strict=True)
+                        if after is None or isinstance(after, Fail)
+                    ]
+            if what[-1] not in lasts:
+                wrong.append(f"{tag} gave a partial batch {what!r}")
+        return wrong
 
     def model(self, epoch: int) -> Model:
         logs = {
@@ -283,6 +344,8 @@ class Play:
         return model
 
     def check_error(self, error: BaseException | None, models: list[Model]) -> list[str]:
+        if self.left and isinstance(error, (type(None), get_cancelled())):
+            return []
         if error is not None:
             expected = isinstance(error, (Boom, LookupError)) or "StageTimeout" in repr(error)
             if not expected or not any(model.cut for model in models):
@@ -432,6 +495,13 @@ def account(report: Any) -> list[str]:
         if edge.entered != edge.left + edge.discarded + edge.inside or min(figures.values()) < 0:
             wrong.append(f"account of edge {edge.source} -> {edge.target}: {figures}")
     return wrong
+
+
+def get_cancelled() -> type[BaseException]:
+    """The one cancellation that a scenario can end with outside of a loop: a native one."""
+    import asyncio
+
+    return asyncio.CancelledError
 
 
 def play(case: Case, schedule: Schedule) -> Play:
