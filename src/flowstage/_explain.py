@@ -11,7 +11,7 @@ from ._engine.offload import Offload
 from ._errors import safe_repr
 from ._live import Live
 from ._report import seconds
-from ._waits import Waits, in_words, label, senders
+from ._waits import Waits, in_words, is_full, label, senders
 from ._wires import Edge
 
 
@@ -91,7 +91,7 @@ def _doing(runner: Runner) -> Iterator[str]:
 
 def _full(runner: Runner) -> list[Edge]:
     edges = [edge for edge in runner.waits_at if not edge.finished]
-    return [edge for edge in edges if edge.used >= edge.capacity] or edges
+    return [edge for edge in edges if is_full(edge)] or edges
 
 
 def _names(names: Iterator[str]) -> str:

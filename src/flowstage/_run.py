@@ -6,7 +6,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, MutableMappi
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, overload
 
-from anyio import current_time, get_cancelled_exc_class, get_current_task
+from anyio import (
+    create_task_group,
+    current_time,
+    get_cancelled_exc_class,
+    get_current_task,
+)
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._account import report_of
@@ -212,22 +217,18 @@ class Run(Generic[In, Out_co]):
         await self._place(Sentinel(value))
 
     async def _place(self, sentinel: Sentinel[Any]) -> None:
-        places = self._live.places()
-        if not places and not any(entry.gated for entry in self._live.entries.values()):
-            raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
-        barrier = self._live.barrier(sentinel)
-        tickets = [(place, place.line.join(barrier)) for place in places]
-        for place in places:
+        tickets = self._live.line_up(sentinel)
+        for place, _ in tickets:
             place.hasten()
         try:
-            for _, ticket in tickets:
-                if not ticket.event.is_set():
+            for place, ticket in tickets:
+                if not (ticket.event.is_set() or place.gated):
                     ticket.task = get_current_task().id
                     await ticket.event.wait()
         except BaseException:
             _withdraw(tickets)
             raise
-        if tickets and all(ticket.state == "refused" for _, ticket in tickets):
+        if all(ticket.state == "refused" for _, ticket in tickets):
             raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
 
     def _envelope(
@@ -314,10 +315,25 @@ class Run(Generic[In, Out_co]):
             ClosedError: the run is over already.
         """
         self.finish()
-        for output in self._outputs:
-            if not output.closed:
-                while await output.next_thing() is not EMPTY:
-                    pass
+        outputs = [output for output in self._outputs if not output.closed]
+        if len(outputs) == 1:
+            await _read_away(outputs[0])
+            return self.report()
+        refused: list[ClosedError] = []
+
+        async def read(output: Output[Any]) -> None:
+            try:
+                await _read_away(output)
+            except ClosedError as error:
+                refused.append(error)
+                group.cancel_scope.cancel()
+
+        # All at once: one that is read later would fill up and hold up what the others wait for.
+        async with create_task_group() as group:
+            for output in outputs:
+                group.start_soon(read, output)
+        if refused:
+            raise refused[0]
         return self.report()
 
     # -- telling --------------------------------------------------------------------------------
@@ -372,10 +388,14 @@ class Run(Generic[In, Out_co]):
             )
         left = live.inside() if exc is None and live.failure is None else 0
         cancelled = isinstance(exc, get_cancelled_exc_class())
+        # What fails while the run is taken down comes after an exception of the body.
+        bodys = exc is not None and not cancelled and live.failure is None
         swallowed = await live.close(exc if cancelled else None)
         if live.crashed is not None:
             raise live.crashed
         if cancelled and not swallowed:
+            return False
+        if bodys:
             return False
         if live.failure is not None and (exc is None or cancelled or isinstance(exc, Exception)):
             if exc is not live.failure.error:
@@ -387,6 +407,12 @@ class Run(Generic[In, Out_co]):
             # The scope that this run cancels as it closes may have caught what an outer one sent.
             await checkpoint_if_cancelled()
         return cancelled
+
+
+async def _read_away(output: Output[Any]) -> None:
+    """Read an output to its end and keep nothing."""
+    while await output.next_thing() is not EMPTY:
+        await output.turn()
 
 
 def _withdraw(tickets: list[tuple[Any, Ticket]]) -> None:

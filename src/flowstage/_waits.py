@@ -61,7 +61,7 @@ def fill(edge: Edge) -> str:
 
 def is_full(edge: Edge) -> bool:
     """Tell whether a writer has to wait here, by what is inside."""
-    return edge.used >= edge.capacity
+    return edge.reader is None if edge.capacity == 0 else edge.used >= edge.capacity
 
 
 class Waits:
