@@ -20,6 +20,7 @@ from ._engine import EntryRunner, Runner, SourceRunner, runner_for
 from ._engine.call import CallStep
 from ._engine.join import ConcatRunner
 from ._engine.runner import Step
+from ._engine.source import Ticket
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
 from ._errors import BufferOverflow, note_failure, safe_repr
@@ -279,11 +280,7 @@ class Live:
 
     def barrier(self, sentinel: Sentinel[Any]) -> Barrier:
         """Give a sentinel its place in the one order of the graph."""
-        barrier = Barrier(sentinel, next(self.numbers))
-        passed = min((concat.passed for concat in self.concats), default=-1)
-        for entry in self.entries.values():
-            entry.miss(barrier, passed)
-        return barrier
+        return Barrier(sentinel, next(self.numbers))
 
     def places(self) -> list[EntryRunner]:
         """Give the entries at which a sentinel has to be placed."""
@@ -291,9 +288,17 @@ class Live:
 
     def sentinel_from(self, entry: EntryRunner, sentinel: Sentinel[Any]) -> None:
         """Place a sentinel that a source yielded, in every entry's line."""
+        self.line_up(sentinel)
+
+    def line_up(self, sentinel: Sentinel[Any]) -> list[tuple[EntryRunner, Ticket]]:
+        """Give a sentinel its number, and its place in the line of every open entry."""
         barrier = self.barrier(sentinel)
-        for place in self.places():
-            place.line.join(barrier)
+        passed = min((concat.passed for concat in self.concats), default=-1)
+        places = self.places()
+        for place in places:
+            if place.gated:
+                place.line.drop_passed(passed)
+        return [(place, place.line.join(barrier)) for place in places]
 
     # -- interrupt ------------------------------------------------------------------------------
 
@@ -332,6 +337,8 @@ class Live:
         self.watch.on_still = None
         self.cancelled = True
         self.group.cancel_scope.cancel()
+        for bell in self.end_bells:  # a reader may be a task outside the block, which goes on
+            bell.ring()
         try:
             try:
                 await self._wait_gone()
