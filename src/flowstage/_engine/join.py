@@ -57,12 +57,13 @@ class MergeRunner(JoinRunner):
     async def serve(self) -> None:
         self.begin()
         held: dict[Edge, Barrier] = {}
+        open_inlets = self.inlets
         while True:
             moved = False
-            for edge in self.inlets:
-                if edge not in held:
+            for edge in open_inlets:
+                if edge.used and edge not in held:
                     moved = await self.read_share(edge, held) or moved
-            open_inlets = [edge for edge in self.inlets if not self.over(edge) or edge in held]
+            open_inlets = [edge for edge in open_inlets if not self.over(edge) or edge in held]
             if held and all(edge in held for edge in open_inlets):
                 first = min(held.values(), key=lambda barrier: barrier.number)
                 await self.pass_mark(first)

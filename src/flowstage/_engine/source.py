@@ -29,6 +29,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from inspect import isawaitable
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -42,7 +43,6 @@ from .._places import Threads
 from .._stages import SourceStage
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
-from .call import sentinel_given
 from .chain import Chain
 from .offload import at_place, pull_in_thread
 from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
@@ -134,6 +134,19 @@ class Line:
         self.changed()
         return ticket
 
+    def drop_passed(self, number: int) -> None:
+        """Drop the latest sentinels in line, up to a number, when a later one is about to join.
+
+        While a `concat` has not come to this entry it has its sentinels from another one. Those that
+        it has passed already are of use here for joins before it only, and they need the last.
+        """
+        tickets = self.tickets
+        while tickets and tickets[-1].state == "waiting":
+            thing = tickets[-1].thing
+            if not isinstance(thing, Barrier) or thing.number > number:
+                return
+            tickets.pop().settle("placed")
+
     def withdraw(self, ticket: Ticket) -> None:
         """Take a thing out of the line whose owner wants it no more."""
         if ticket.state == "waiting":
@@ -171,6 +184,8 @@ class EntryRunner(Chain):
     Attributes:
         line: what waits to enter.
         open: nothing has ended here yet: sentinels still enter.
+        gated: only a later input of a `concat` reads what enters here, and not yet. Sentinels stand
+            in line as everywhere, but nobody waits for them to be placed.
     """
 
     def __init__(
@@ -184,6 +199,7 @@ class EntryRunner(Chain):
         self.line = Line(self.outlet, self.dead_letters)
         self.line.changed = self.bell.ring
         self.open = True
+        self.gated = False
 
     def conclude(self) -> None:
         self.open = False
@@ -200,13 +216,12 @@ class EntryRunner(Chain):
         """Tell whether a sentinel has to be placed here."""
         return self.open and self.wanted()
 
-    @property
-    def gated(self) -> bool:
-        """Whether nothing may enter yet."""
-        return False
+    def hold_back(self) -> None:
+        self.gated = True
 
-    def miss(self, barrier: Barrier, passed: int) -> None:
-        """Keep a sentinel for later, where nothing may enter yet."""
+    def on_want(self) -> Sequence[Edge]:
+        self.gated = False
+        return ()
 
     def close_input(self) -> None:
         """Take no more; `End` follows what was accepted."""
@@ -305,7 +320,6 @@ class SourceRunner(EntryRunner):
 
     Attributes:
         gate: opened when somebody is ready to read; a source behind a `concat` waits for it.
-        missed: sentinels that came while the gate was closed.
         pulled: items that the source gave.
         pulling: a pull is in flight. Only then may `stop` cancel `pull_scope`; and whoever gets a
             value from the pull looks at the scope before awaiting anything else, so the value that
@@ -327,7 +341,6 @@ class SourceRunner(EntryRunner):
         self.items = items
         self.place = stage.on if isinstance(stage, SourceStage) else None
         self.gate: Event | None = None
-        self.missed: deque[Barrier] = deque()
         self.owned = False
         self.pulled = self.lost = 0
         self.pulling = self.stopping = self.is_done = self.at_gate = False
@@ -335,6 +348,8 @@ class SourceRunner(EntryRunner):
         self.pump_bell = Bell(frame.watch)
         self.line.changed = self.pump_bell.ring
         self.hand: deque[tuple[Any, float]] = deque()
+        self.got: list[Any] | None = None  # a burst that is being pulled
+        self.old = 0  # items at its head that an interrupt has discarded
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -352,10 +367,8 @@ class SourceRunner(EntryRunner):
         if self.pulling:
             super().hasten()
 
-    def takes_sentinels(self) -> bool:
-        return super().takes_sentinels() and (self.gate is None or self.gate.is_set())
-
     def hold_back(self) -> None:
+        super().hold_back()
         self.gate = Event()
 
     def on_want(self) -> Sequence[Edge]:
@@ -363,29 +376,8 @@ class SourceRunner(EntryRunner):
             if self.at_gate:
                 self.at_gate = False
                 self.frame.watch.parked -= 1
-            for barrier in self.missed:
-                self.line.join(barrier)
-            self.missed.clear()
             self.gate.set()
-        return ()
-
-    @property
-    def gated(self) -> bool:
-        return self.gate is not None and not self.gate.is_set() and super().takes_sentinels()
-
-    def miss(self, barrier: Barrier, passed: int) -> None:
-        """Keep a sentinel that came before this source was wanted.
-
-        It enters as the source is opened, for joins between here and the `concat` that may have it
-        from another input. What every `concat` has passed already is of use to them only as the
-        latest, so no more than that is kept of it.
-        """
-        if not self.gated:
-            return
-        missed = self.missed
-        missed.append(barrier)
-        while len(missed) > 1 and missed[0].number <= passed:
-            missed.popleft()
+        return super().on_want()
 
     async def _wait_gate(self, gate: Event) -> None:
         """Wait to be wanted; whoever opens the gate takes this task off the parked."""
@@ -414,10 +406,11 @@ class SourceRunner(EntryRunner):
             self._pulling()
             try:
                 late = await self._close(values, error)
+                if late is not None:
+                    self._fail(late)
             finally:
                 self.pulling = False
         if late is not None:
-            self._fail(late)
             raise Stopped
 
     def _pulling(self) -> None:
@@ -506,6 +499,7 @@ class SourceRunner(EntryRunner):
 
     async def _open(self) -> Values:
         """Find out what the source is, and begin to read it."""
+        context = None
         try:
             if self.place is not None:
                 iterator = await at_place(self.place, self._begin_in_thread)
@@ -513,11 +507,15 @@ class SourceRunner(EntryRunner):
             items = self._call() if self._is_function() else self.items
             if isawaitable(items):
                 items = await items
-            context = None
             if hasattr(items, "__aenter__") and not isinstance(items, AsyncIterable):
-                context, items = items, await items.__aenter__()
+                manager, items = items, await items.__aenter__()
+                context = manager
             values = read(self._checked(items), self.what, owned=self.owned)
         except BaseException as raised:
+            if context is not None:  # entered, and what it gave is nothing to be read
+                entered = Values(iter(()), is_async=False, what=self.what)
+                entered.keep(context)
+                await entered.close(self.frame.close_timeout, raised)
             self._fail(await own_error(raised, self.frame, self.name))
             raise Stopped from None
         values.keep(context)
@@ -563,16 +561,12 @@ class SourceRunner(EntryRunner):
             try:
                 if self.place is not None:
                     more = await self._turn_in_thread(values, self.place)
-                elif values.is_async or not self.is_fast() or self.calls_wait():
+                elif values.is_async or not self.takes_bursts():
                     more = await self._turn(values)
                 else:
                     more = await self._fast_turn(values)
             except Flushed:
                 continue
-
-    def calls_wait(self) -> bool:
-        """Tell whether a fused stage turned out to be async."""
-        return any(step.awaits for step in self.calls)
 
     async def _turn(self, values: Values) -> bool:
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
@@ -679,56 +673,35 @@ class SourceRunner(EntryRunner):
             await self.wait_room(self.line.full, self.line.tickets[0].thing)
 
     async def _fast_turn(self, values: Values) -> bool:
-        """A turn for a plain iterable and bare plain calls: one tight loop, as in `Chain.burst`."""
-        pull, put, line = values.iterator.__next__, self.outlet.put, self.line
-        pairs = [(step.fn, step) for step in self.calls]
-        make, plain = self.frame.envelope, not (self.frame.contextual or self.frame.timing)
-        epoch = self.frame.epoch
+        """A turn for a plain iterable and bare plain calls: a burst at once, as in `Chain.burst`."""
+        if self.line.tickets:
+            await self._move_line()
+        most = min(self.outlet.space(), self.many)
+        if not most:
+            await self.wait_space()
+            return True
         began = perf_counter()
-        for turn in range(MOST_IN_A_TURN):
-            if line.tickets:
-                await self._move_line()
-            try:
-                value = pull()
-            except StopIteration:
-                values.closed = True
-                return False
-            except BaseException as raised:
-                await self._failed_pull(raised)
-            if self.seen != epoch.number:
-                self.seen = epoch.number  # it interrupted, and what it gives now is new
-            if type(value) is Sentinel:
-                self.hand.append((value, 0.0))
-                await self._enter_hand()
-                return True
-            self.pulled += 1
-            envelope = Envelope(value) if plain else make(value)
-            if turn == 0:
-                await self.process(envelope)  # the sample of this turn
-                continue
-            try:
-                for fn, step in pairs:
-                    value = fn(value)
-                    if type(value) is Sentinel:
-                        raise sentinel_given(step.name)
-            except BaseException as error:
-                await self.failed_fast(step, envelope, error, value)
-                continue
-            self.check()
-            envelope.value = value
-            try:
-                if put(envelope):
-                    if turn & 15 or perf_counter() - began < LONGEST_TURN:
-                        continue
-                    break
-            except Enough:
-                pass  # `give` finds out whether the failures are still wanted
-            if not await self.give(envelope, self.outlet):
-                self.unwanted += 1
-            if self.stopping:
-                return False
-        await checkpoint()
-        return not self.stopping
+        self.got = got = []
+        self.old = 0
+        error: BaseException | None = None
+        try:
+            got.extend(islice(values.iterator, most))
+        except BaseException as raised:
+            error = raised
+        self.got = None
+        values.closed = error is None and len(got) < most
+        if self.seen != self.frame.epoch.number:
+            self.seen = self.frame.epoch.number  # the source interrupted: what it gave first is old
+            del got[: self.old]
+        if Sentinel in set(map(type, got)):
+            self.hand.extend((value, 0.0) for value in got)
+            await self._enter_hand()
+        else:
+            self.pulled += len(got)
+            await self.run_values(got, began)
+        if error is not None:
+            await self._failed_pull(error)
+        return not (self.stopping or values.closed)
 
     # -- accounts -------------------------------------------------------------------------------
 
@@ -748,8 +721,10 @@ class SourceRunner(EntryRunner):
     def discard(self) -> int:
         """Settle the account of an epoch that is over."""
         waiting = len([value for value, _ in self.hand if type(value) is not Sentinel])
+        if self.got is not None:  # an iterator that interrupts: what it gave before is discarded
+            self.old = len(self.got)
+            waiting += self.old
         self.hand.clear()
-        self.missed.clear()
         self.pulled += waiting
         self.lost += waiting
         self.refresh()
