@@ -40,8 +40,11 @@ def report_of(live: Live) -> Report:
 def _busy(runner: Runner, now: float) -> dict[Tally, float]:
     """Share a runner's time among its stages."""
     tallies = [step.tally for step in runner.steps]
-    if len(tallies) == 1 and not tallies[0].sampled and tallies[0].calls.count:
-        return {tallies[0]: tallies[0].calls.total}
+    if len(tallies) == 1 and tallies[0].calls.count:
+        options = getattr(runner.steps[0].stage, "options", None)
+        # In a place every call is timed, and several at once are more than the task's own time.
+        if not tallies[0].sampled or (options is not None and options.on is not None):
+            return {tallies[0]: tallies[0].calls.total}
     if runner.started is None:
         return dict.fromkeys(tallies, 0.0)
     alive = (now if runner.ended is None else runner.ended) - runner.started
