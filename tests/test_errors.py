@@ -1,0 +1,666 @@
+"""What a failing stage does: to the run, to the body, to the item's place, to the exception."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import (
+    BufferOverflow,
+    Failure,
+    Flow,
+    Input,
+    Retry,
+    Sentinel,
+    StageError,
+    Threads,
+    failure_of,
+    source,
+)
+
+from .accounts import check_accounts, settle, soon
+
+
+class Mine(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+
+
+def refuse(number: int, make: Callable[[], BaseException]) -> Callable[[Any], Any]:
+    def stage(item: Any) -> Any:
+        if item == number:
+            raise make()
+        return item
+
+    return stage
+
+
+def refuse_async(number: int, make: Callable[[], BaseException]) -> Callable[[Any], Any]:
+    async def stage(item: Any) -> Any:
+        await checkpoint()
+        if item == number:
+            raise make()
+        return item
+
+    return stage
+
+
+def values_of(number: int, make: Callable[[], BaseException]) -> Callable[[Any], Any]:
+    def stage(item: Any) -> Iterator[Any]:
+        if item == number:
+            raise make()
+        yield item
+
+    return stage
+
+
+def async_values_of(number: int, make: Callable[[], BaseException]) -> Callable[[Any], Any]:
+    async def stage(item: Any) -> AsyncIterator[Any]:
+        await checkpoint()
+        if item == number:
+            raise make()
+        yield item
+
+    return stage
+
+
+Line = Callable[[Callable[[], BaseException], int], Flow[Any, Any]]
+
+# Each line names its stage "stage" and fails at the given item, with the given error.
+LINES: dict[str, Line] = {
+    "plain": lambda make, at: Input[Any]().map(refuse(at, make)),
+    "fused": lambda make, at: Input[Any]().map(abs).map(refuse(at, make)).map(abs),
+    "careful": lambda make, at: Input[Any]().tap(abs).map(refuse(at, make)),
+    "async": lambda make, at: Input[Any]().map(refuse_async(at, make)),
+    "async fused": lambda make, at: Input[Any]().map(refuse_async(at, make)).map(abs),
+    "below async": lambda make, at: Input[Any]().map(same).map(refuse(at, make)),
+    "timeout": lambda make, at: Input[Any]().map(refuse_async(at, make), timeout=9),
+    "pool": lambda make, at: Input[Any]().map(refuse_async(at, make), concurrency=3),
+    "unordered": lambda make, at: Input[Any]().map(
+        refuse_async(at, make), concurrency=3, ordered=False
+    ),
+    "tap": lambda make, at: Input[Any]().tap(refuse(at, make)),
+    "filter": lambda make, at: Input[Any]().filter(refuse(at, make)),
+    "flat_map": lambda make, at: Input[Any]().flat_map(refuse(at, make)),
+    "flat_map generator": lambda make, at: Input[Any]().flat_map(values_of(at, make)),
+    "flat_map async": lambda make, at: Input[Any]().flat_map(async_values_of(at, make)),
+    "flat_map pool": lambda make, at: Input[Any]().flat_map(
+        async_values_of(at, make), concurrency=3
+    ),
+    "threads": lambda make, at: Input[Any]().map(refuse(at, make), on=Threads(2)),
+    "timed threads": lambda make, at: Input[Any]().map(refuse(at, make), on=Threads(2), timeout=9),
+    "flat_map threads": lambda make, at: Input[Any]().flat_map(values_of(at, make), on=Threads(2)),
+}
+
+ONE = 4  # the item that fails; the first of a burst is 1
+
+
+async def same(item: Any) -> Any:
+    return item
+
+
+def items_for(name: str) -> list[Any]:
+    return [[n] if name == "flat_map" else n for n in range(1, 9)]
+
+
+def target(name: str, at: int) -> Any:
+    return [at] if name == "flat_map" else at
+
+
+@pytest.mark.parametrize("at", [1, ONE])
+@pytest.mark.parametrize("name", LINES)
+async def test_the_users_own_exception_comes_out(name: str, at: int) -> None:
+    """Type and object unchanged, one note, no group, no cause of ours; `failure_of` has the rest."""
+    error = Mine(1, 2)
+    flow = LINES[name](lambda: error, target(name, at))
+    with soon(), pytest.raises(Mine) as caught:
+        await flow.collect(items_for(name))
+    assert caught.value is error
+    assert error.__cause__ is None
+    assert error.__notes__ == [
+        f"flowstage: raised in stage 'stage' on item {target(name, at)!r}"
+    ]
+    failure = failure_of(error)
+    assert failure is not None
+    assert (failure.stage, failure.item, failure.attempts) == ("stage", target(name, at), 1)
+    assert failure.error is error
+
+
+@pytest.mark.parametrize("at", [1, ONE])
+@pytest.mark.parametrize("name", LINES)
+async def test_skip_and_emit(name: str, at: int, caplog: pytest.LogCaptureFixture) -> None:
+    """The run goes on: without the item, logged and counted, or with its failure in its place."""
+    items = items_for(name)
+    flow = LINES[name](lambda: Mine(1, 2), target(name, at))
+    with soon(), caplog.at_level(logging.WARNING, "flowstage"):
+        async with flow.open(items, on_error="skip") as run:
+            skipped = [item async for item in run]
+    rest = [n for n in range(1, 9) if n != at]
+    assert sorted(skipped) == rest
+    report = run.report()
+    check_accounts(report, over=True)
+    assert report.stage("stage").skipped == 1
+    assert report.failed == run.failed == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"stage 'stage' skipped {target(name, at)!r}: Mine(1, 2)"
+    ]
+    with soon():
+        async with flow.open(items, on_error="emit") as run:
+            events = [event async for event in run.events()]
+    check_accounts(run.report(), over=True)
+    assert run.report().stage("stage").failed == 1
+    (failure,) = [event for event in events if isinstance(event, Failure)]
+    assert failure.item == target(name, at)
+    assert isinstance(failure.error, Mine)
+    assert run.failures[0].handled
+    assert run.failures[0].error == "Mine: (1, 2)"
+    if name != "unordered":
+        assert [getattr(event, "item", event) for event in events] == [
+            target(name, at) if n == at else n for n in range(1, 9)
+        ]
+
+
+STRANGE: dict[str, Callable[[], BaseException]] = {
+    "StopIteration": lambda: StopIteration("mine"),
+    "StopAsyncIteration": lambda: StopAsyncIteration("mine"),
+    "GeneratorExit": lambda: GeneratorExit("mine"),
+    "EndOfStream": lambda: anyio.EndOfStream("mine"),
+    "BrokenResourceError": lambda: anyio.BrokenResourceError("mine"),
+    "ClosedResourceError": lambda: anyio.ClosedResourceError("mine"),
+    "WouldBlock": lambda: anyio.WouldBlock("mine"),
+    "TimeoutError": lambda: TimeoutError("mine"),
+    "BusyResourceError": lambda: anyio.BusyResourceError("mine"),
+    "ExceptionGroup": lambda: ExceptionGroup("mine", [ValueError()]),
+    "BaseException": lambda: BaseException("mine"),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("at", [1, ONE])
+async def test_strange_exceptions_fail_the_item_like_any(strange: str, at: int) -> None:
+    """Whatever a function raises, no item is lost without a word and no run ends as if all were well."""
+    for name in LINES:
+        await fail_strangely(name, strange, at)
+
+
+async def fail_strangely(name: str, strange: str, at: int) -> None:
+    flow = LINES[name](STRANGE[strange], target(name, at))
+    with soon(), pytest.raises(BaseException) as caught:
+        await flow.collect(items_for(name))
+    error = caught.value
+    failure = failure_of(error)
+    assert failure is not None, repr(error)
+    assert (failure.stage, failure.item) == ("stage", target(name, at))
+    if strange == "StopIteration" or type(error) is RuntimeError:
+        # Python itself allows neither to leave a coroutine or a generator.
+        assert type(error) in (StageError, RuntimeError)
+        assert type(error.__cause__) is type(STRANGE[strange]())
+    else:
+        assert type(error) is type(STRANGE[strange]())
+    with soon():
+        kept = await flow.collect(items_for(name), on_error="skip")
+        assert sorted(kept) == [n for n in range(1, 9) if n != at]
+        events = await flow.collect(items_for(name), on_error="emit")
+        assert len(events) == 8
+        (failure,) = [event for event in events if isinstance(event, Failure)]
+        assert failure.item == target(name, at)
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+async def test_reading_past_an_emitted_failure_raises_there(strange: str) -> None:
+    """`async for` over results raises the failure's error; it never just ends."""
+    flow = LINES["plain"](STRANGE[strange], 2)
+    got = []
+    with soon(), pytest.raises(BaseException) as caught:
+        async with flow.open([1, 2, 3], on_error="emit") as run:
+            async for item in run:
+                got.append(item)
+            raise AssertionError("the iteration ended as if all were well")
+    assert got == [1]
+    assert not isinstance(caught.value, AssertionError)
+    if strange in ("StopIteration", "StopAsyncIteration"):
+        assert isinstance(caught.value, StageError)
+        assert strange in str(caught.value)
+        assert type(caught.value.__cause__).__name__ == strange
+    else:
+        assert type(caught.value) is type(STRANGE[strange]())
+    assert not isinstance(caught.value, (StopAsyncIteration, StopIteration))
+
+
+async def test_after_an_emitted_failure_reading_goes_on() -> None:
+    """The next item can be read after the error."""
+    with soon():
+        flow = LINES["plain"](lambda: Mine(1, 2), 2)
+        async with flow.open([1, 2, 3], on_error="emit") as run:
+            got: list[Any] = []
+            while len(got) < 3:
+                try:
+                    async for item in run:
+                        got.append(item)
+                except Mine:
+                    got.append("failed")
+    assert got == [1, "failed", 3]
+
+
+@pytest.mark.parametrize("at", [1, ONE])
+@pytest.mark.parametrize("name", LINES)
+async def test_a_cancellation_of_its_own_making(name: str, at: int) -> None:
+    """Raising the backend's cancelled exception is a `StageError`, not a quiet end."""
+    cancelled = anyio.get_cancelled_exc_class()
+
+    def make() -> BaseException:
+        return cancelled() if cancelled.__module__.startswith("asyncio") else cancelled._create()
+
+    flow = LINES[name](make, target(name, at))
+    with soon(), pytest.raises(StageError, match=r"stage 'stage' was cancelled from inside") as caught:
+        await flow.collect(items_for(name))
+    assert isinstance(caught.value.__cause__, cancelled)
+    with soon():
+        assert len(await flow.collect(items_for(name), on_error="skip")) == 7
+        assert len(await flow.collect(items_for(name), on_error="emit")) == 8
+
+
+@pytest.mark.parametrize("at", [1, ONE])
+@pytest.mark.parametrize("policy", ["raise", "skip", "emit"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_a_program_passes_bare(
+    policy: Any, at: int, error: type[BaseException]
+) -> None:
+    """After cleanup, whatever the policy."""
+    for name, line in LINES.items():
+        flow = line(lambda: error(3), target(name, at))
+        with soon(), pytest.raises(error) as caught:
+            async with flow.open(items_for(name), on_error=policy) as run:
+                async for _ in run:
+                    pass
+        assert caught.value.args == (3,)
+        check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("at", [1, ONE])
+async def test_a_sentinel_as_result(at: int) -> None:
+    """A stage may not give one, however it is run."""
+
+    def give(item: Any) -> Any:
+        return Sentinel(item) if item == at else item
+
+    async def give_async(item: Any) -> Any:
+        return give(item)
+
+    def give_many(item: Any) -> Any:
+        yield give(item)
+
+    async def give_all(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for item in items:
+            yield give(item)
+
+    flow = Input[Any]()
+    for line in (
+        flow.map(give),
+        flow.map(abs).map(give),
+        flow.map(give_async),
+        flow.map(give_async, concurrency=2),
+        flow.map(give_async, timeout=3),
+        flow.map(give, on=Threads(1)),
+        flow.map(give, on=Threads(1), timeout=3),
+        flow.flat_map(give_many),
+        flow.flat_map(give_many, on=Threads(1)),
+        flow.transform(give_all),
+    ):
+        with soon(), pytest.raises(StageError, match=r"stage 'give\w*' gave a Sentinel"):
+            await line.collect(range(1, 7))
+    for line in (source(range(1, 7)).map(give), source(range(1, 7)).flat_map(give_many)):
+        with soon(), pytest.raises(StageError, match=r"stage 'give\w*' gave a Sentinel"):
+            await line.collect()
+
+
+async def test_results_whose_truth_cannot_be_told() -> None:
+    """numpy's arrays, say, as what `filter` is to judge."""
+
+    class Array:
+        def __bool__(self) -> bool:
+            raise ValueError("ambiguous")
+
+    async def judge(item: Any) -> Any:
+        return Array()
+
+    flow = Input[Any]()
+    for line in (
+        flow.filter(lambda item: Array()),
+        flow.filter(judge),
+        flow.filter(judge, concurrency=2),
+        flow.filter(lambda item: Array(), on=Threads(1)),
+        flow.filter(lambda item: Array(), on=Threads(1), timeout=9),
+    ):
+        with soon(), pytest.raises(ValueError, match="ambiguous"):
+            await line.collect([1])
+        with soon():
+            assert await line.collect([1, 2], on_error="skip") == []
+
+
+async def test_items_are_never_looked_at() -> None:
+    """Items whose repr, equality, truth and hash raise pass, and fail like others."""
+
+    class Hostile:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("compared")
+
+        def __bool__(self) -> bool:
+            raise AssertionError("tested")
+
+        def __repr__(self) -> str:
+            raise AssertionError("formatted")
+
+    def fail(item: Any) -> Any:
+        raise Mine(1, 2)
+
+    def same_plain(item: Any) -> Any:
+        return item
+
+    flow = Input[Any]()
+    for line in (
+        flow.map(same_plain).map(same).map(same, concurrency=2).map(same_plain, on=Threads(1)),
+        flow.batch(1).flat_map(same_plain).buffer(3, overflow="drop_oldest"),
+    ):
+        with soon():
+            assert len(await line.collect([Hostile(), None, ..., False, ValueError()])) >= 3
+    with soon(), pytest.raises(Mine) as caught:
+        await flow.map(fail).collect([Hostile()])
+    assert "Hostile whose repr raised AssertionError" in caught.value.__notes__[0]
+
+
+async def test_the_first_failure_is_the_root_cause() -> None:
+    """Of several at once the first in time is raised; later ones are recorded."""
+
+    async def fail(item: int) -> int:
+        await settle(10 * item)
+        raise Mine(item, 0)
+
+    async def fail_again(item: int) -> int:
+        try:
+            return await fail(item)
+        except anyio.get_cancelled_exc_class():
+            raise ZeroDivisionError from None
+
+    with soon():
+        run: Any = None
+        with pytest.raises(Mine) as caught:
+            async with Input[int]().map(fail_again, concurrency=4).open([3, 1, 4, 2]) as run:
+                async for _ in run:
+                    pass
+        assert caught.value.args == (1, 0)
+        assert run.failures[0].error == "Mine: (1, 0)"
+        assert run.failed >= 1
+
+
+async def test_nothing_after_a_failure_comes_out_in_order() -> None:
+    """What comes out is a beginning of what was before the failed item."""
+
+    async def fail(item: int) -> int:
+        await settle(10 - item)
+        if item == 5:
+            raise Mine(5, 0)
+        return item
+
+    for options in ({"concurrency": 8}, {}):
+        got: list[int] = []
+        with soon(), pytest.raises(Mine):
+            async with Input[int]().map(fail, **options).open(range(10)) as run:
+                async for item in run:
+                    got.append(item)
+        assert got == list(range(len(got)))
+        assert len(got) <= 5
+
+
+async def test_the_body_is_cancelled() -> None:
+    """Whatever the body is doing when a stage fails."""
+
+    def fail(item: int) -> int:
+        raise Mine(1, 2)
+
+    reached = False
+    with soon(), pytest.raises(Mine):
+        async with Input[int]().map(fail).open() as run:
+            await run.send(1)
+            await anyio.sleep_forever()
+            reached = True
+    assert not reached
+    with soon(), pytest.raises(Mine):
+        async with Input[int]().map(fail).open() as run:
+            await run.send(1)
+            async for _ in run:
+                pass
+    with soon(), pytest.raises(Mine):
+        async with Input[int]().map(fail).open(buffer=1) as run:
+            while True:
+                await run.send(1)
+
+
+async def test_the_bodys_exception_wins_unchanged() -> None:
+    """What the body raises of its own goes on as it is; what fails after it is recorded."""
+
+    class Body(Exception):
+        pass
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            raise Mine(1, 2)
+
+    run: Any = None
+    for flow in (
+        source(items).map(abs),
+        Input[int]().map(abs),
+        source(items, on=Threads(1)),
+    ):
+        error = Body()
+        with soon(), pytest.raises(Body) as caught:
+            async with flow.open(buffer=1) as run:
+                await settle()
+                raise error
+        assert caught.value is error
+        assert getattr(error, "__notes__", []) == []
+        assert failure_of(error) is None
+        check_accounts(run.report(), over=True)
+
+
+async def test_failures_of_cleanup_come_after_a_failure() -> None:
+    """The root cause stays; what its teardown raises is recorded."""
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            raise ZeroDivisionError("in cleanup")
+
+    async def async_items() -> AsyncIterator[int]:
+        try:
+            for number in range(100):
+                yield number
+        finally:
+            raise ZeroDivisionError("in cleanup")
+
+    def fail(item: int) -> int:
+        raise Mine(1, 2)
+
+    for make in (items, async_items):
+        run: Any = None
+        with soon(), pytest.raises(Mine):
+            async with source(make).map(same).map(fail).open(buffer=1) as run:
+                async for _ in run:
+                    pass
+        assert [record.error for record in run.failures] == [
+            "Mine: (1, 2)",
+            "ZeroDivisionError: in cleanup",
+        ]
+        check_accounts(run.report(), over=True)
+
+
+async def test_a_failing_cleanup_alone_is_raised() -> None:
+    """Leaving early is no reason to lose the error of a source's own cleanup."""
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            raise ZeroDivisionError("in cleanup")
+
+    with soon(), pytest.raises(ZeroDivisionError, match="in cleanup"):
+        async with source(items).map(same).open(buffer=1) as run:
+            async for _ in run:
+                break
+
+
+async def test_a_source_and_a_transform_always_raise() -> None:
+    """Whatever the run's default."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise Mine(1, 2)
+
+    async def fail(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            yield item
+            raise Mine(3, 4)
+
+    for policy in ("skip", "emit"):
+        for flow in (source(items), source(items, on=Threads(1)), source(items).map(same)):
+            with soon(), pytest.raises(Mine) as caught:
+                await flow.collect(on_error=policy)
+            failure = failure_of(caught.value)
+            assert failure is not None
+            assert failure.stage == "items"
+            assert caught.value.__notes__ == ["flowstage: raised in stage 'items'"]
+        with soon(), pytest.raises(Mine) as caught:
+            await Input[int]().transform(fail).collect([7, 8], on_error=policy)
+        assert caught.value.__notes__ == ["flowstage: raised in stage 'fail' on item 7"]
+
+
+async def test_strange_exceptions_of_sources_and_transforms() -> None:
+    """They never look like an end."""
+    for strange, make in STRANGE.items():
+
+        class Plain:
+            def __init__(self, make: Any = make) -> None:
+                self.make = make
+
+            def __iter__(self) -> Any:
+                return self
+
+            def __next__(self) -> Any:
+                raise self.make()
+
+        class Async:
+            def __init__(self, make: Any = make) -> None:
+                self.make = make
+
+            def __aiter__(self) -> Any:
+                return self
+
+            async def __anext__(self) -> Any:
+                raise self.make()
+
+        flow = Input[Any]()
+        for kind, line, items in (
+            ("plain", flow, Plain()),
+            ("async", flow, Async()),
+            ("plain flat", flow.flat_map(lambda item, kind=Plain: kind()), [1]),
+            ("async flat", flow.flat_map(lambda item, kind=Async: kind()), [1]),
+            ("transform", flow.transform(lambda items, kind=Async: kind()), [1]),
+        ):
+            if strange == "StopIteration" and "plain" in kind:
+                continue  # that is how they end
+            if strange == "StopAsyncIteration" and kind in ("async", "async flat", "transform"):
+                continue
+            with soon(), pytest.raises(BaseException) as caught:
+                await line.collect(items)
+            assert failure_of(caught.value) is not None, (kind, strange)
+
+
+async def test_buffer_overflow() -> None:
+    """It ends the run in the name of the buffer, once."""
+    for flow in (
+        Input[int]().map(abs).buffer(2, overflow="error", name="small").map(same),
+        source(range(50)).buffer(2, overflow="error", name="small"),
+        source(range(50)).map(abs).buffer(2, overflow="error", name="small"),
+        source(range(50)).map(same, concurrency=3).buffer(2, overflow="error", name="small"),
+        source(range(50)).map(abs, on=Threads(2)).buffer(2, overflow="error", name="small"),
+        source(range(50)).batch(1).buffer(2, overflow="error", name="small"),
+    ):
+        with soon(), pytest.raises(BufferOverflow, match=r"buffer 'small' is full \(2 items\)"):
+            async with flow.open(range(50) if flow.graph.stages[0].kind == "input" else None) as run:
+                await anyio.sleep_forever()
+        assert run.failed == 1
+        check_accounts(run.report(), over=True)
+
+
+async def test_the_same_exception_object_raised_again() -> None:
+    """The note tells of the last time."""
+    error = Mine(1, 2)
+
+    def fail(item: int) -> int:
+        raise error
+
+    for item in (1, 2):
+        with soon(), pytest.raises(Mine):
+            await Input[int]().map(fail).collect([item])
+        assert error.__notes__ == [f"flowstage: raised in stage 'fail' on item {item}"]
+
+
+async def test_failures_are_text_and_capped() -> None:
+    """The first and the last 500 of them, all counted; attempts and policy told."""
+
+    def fail(item: int) -> int:
+        raise Mine(item, 0)
+
+    with soon():
+        async with Input[int]().map(fail, on_error="emit").open(range(1200)) as run:
+            async for _ in run.events():
+                pass
+    assert run.failed == 1200
+    assert len(run.failures) == 1000
+    assert run.failures[0].item == "0"
+    assert run.failures[499].item == "499"
+    assert run.failures[500].item == "700"
+    assert run.failures[-1].item == "1199"
+    assert run.report().failures == run.failures
+
+
+async def test_each_stage_has_its_own_policy() -> None:
+    """A stage's policy comes before the run's."""
+    line = (
+        Input[int]()
+        .map(refuse(1, lambda: Mine(1, 1)), on_error="skip")
+        .map(refuse(2, lambda: Mine(2, 2)), on_error="emit")
+        .map(refuse(3, lambda: Mine(3, 3)))
+    )
+    with soon():
+        got = await line.collect([0, 1, 2])
+    assert got[0] == 0
+    assert isinstance(got[1], Failure)
+    assert got[1].stage == "stage-2"
+    with soon(), pytest.raises(Mine):
+        await line.collect([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, BaseException])
+async def test_what_is_no_exception_is_not_tried_again(error: type[BaseException]) -> None:
+    """`Retry` is for exceptions."""
+    calls: list[int] = []
+
+    def fail(item: int) -> int:
+        calls.append(item)
+        raise error
+
+    with soon(), pytest.raises(error):
+        await Input[int]().map(fail, retry=Retry(5)).collect([1])
+    assert calls == [1]
