@@ -595,8 +595,8 @@ class SourceRunner(EntryRunner):
             if not (self.calls or self.line.tickets or type(value) is Sentinel):
                 # Between the pull and the edge there is no await: nothing can come in between.
                 self.pulled += 1
-                envelope = make(value)
-                if put(envelope):
+                if put(make(value)):
+                    value = None  # or the next pull would keep it alive
                     if self.stopping:
                         return False
                     if perf_counter() > end:
@@ -606,6 +606,7 @@ class SourceRunner(EntryRunner):
             self.hand.append((value, 0.0))
             if scope is not None and scope.cancel_called:
                 return False  # what came in the same moment as `stop` enters outside the scope
+            value = None
             await self._enter_hand()
             if self.stopping:
                 return False
