@@ -21,7 +21,8 @@ from ._draw_layout import lay_out
 LONGEST_LABEL = 42
 """Characters shown in a box; all of them are in its title."""
 MARGIN = 12.0
-NAME_SIZE, FACT_SIZE = 13, 11
+NAME_SIZE, FACT_SIZE = 14, 11
+"""As measured; a name is bold, so it counts for a size more than it has."""
 NARROWEST = 84.0
 ARROW = 6.0
 
@@ -118,7 +119,8 @@ def _size(box: Box) -> tuple[float, float]:
     widths = [
         text_width(text, NAME_SIZE if kind == "name" else FACT_SIZE) for kind, text in box.lines
     ]
-    return max(NARROWEST, max(widths) + 24), 14.0 + 16 * len(box.lines)
+    round_ends = 12 if box.kind in ("entry", "end") else 0
+    return max(NARROWEST, max(widths) + 24 + round_ends), 14.0 + 16 * len(box.lines)
 
 
 def text_width(text: str, size: float) -> float:
