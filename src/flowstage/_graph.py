@@ -295,7 +295,7 @@ class Opening(Generic[In, Out_co]):
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:  # as `bool`, checkers would take a `return` in the block for one that may not
         assert self._run is not None
         return await self._run.leave(exc)
 
