@@ -213,6 +213,12 @@ class Flow(Generic[In, Out_co]):
         Raises:
             TypeError: `fn` is a generator function (use `flat_map`), or async and given a place.
             ValueError: an option out of range.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import source
+            >>> anyio.run(source([1, 2, 3]).map(lambda number: number * 2).collect)
+            [2, 4, 6]
         """
         check_callable("map", fn)
         if nature_of(fn) in ("generator", "async generator"):
@@ -252,6 +258,12 @@ class Flow(Generic[In, Out_co]):
         Raises:
             TypeError: `fn` is async and given a place.
             ValueError: an option out of range.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import source
+            >>> anyio.run(source(["to be", "or not"]).flat_map(str.split).collect)
+            ['to', 'be', 'or', 'not']
         """
         check_callable("flat_map", fn)
         return self._call(FlatMapStage, "flat_map", fn, options)
@@ -285,6 +297,12 @@ class Flow(Generic[In, Out_co]):
         Raises:
             TypeError: `keep` is a generator function, or async and given a place.
             ValueError: an option out of range.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import source
+            >>> anyio.run(source([1, 2, 3]).filter(lambda number: number % 2).collect)
+            [1, 3]
         """
         return self._plain_call(FilterStage, "filter", keep, options)
 
@@ -312,6 +330,14 @@ class Flow(Generic[In, Out_co]):
         Raises:
             TypeError: `fn` is a generator function, or async and given a place.
             ValueError: an option out of range.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import source
+            >>> anyio.run(source([1, 2]).tap(print).collect)
+            1
+            2
+            [1, 2]
         """
         return self._plain_call(TapStage, "tap", fn, options)
 
@@ -354,6 +380,12 @@ class Flow(Generic[In, Out_co]):
         Raises:
             ValueError: `size` is below 1, or `within` is negative or not finite.
             TypeError: an argument of the wrong type.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import source
+            >>> anyio.run(source([1, 2, 3]).batch(2).collect)
+            [[1, 2], [3]]
         """
         check_count("size", size)
         if within is not None:
@@ -383,6 +415,17 @@ class Flow(Generic[In, Out_co]):
 
         Raises:
             TypeError: `fn` is a plain generator function or a coroutine function.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import source
+            >>> async def steps(numbers):
+            ...     last = 0
+            ...     async for number in numbers:
+            ...         yield number - last
+            ...         last = number
+            >>> anyio.run(source([1, 4, 9]).transform(steps).collect)
+            [1, 3, 5]
         """
         check_callable("transform", fn)
         check_name(name)
@@ -413,6 +456,12 @@ class Flow(Generic[In, Out_co]):
         Raises:
             ValueError: `size` is negative, 0 with a lossy overflow, or the overflow is unknown.
             TypeError: `size` is not a whole number.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import source
+            >>> anyio.run(source(range(3)).buffer(1000).map(str).collect)
+            ['0', '1', '2']
         """
         if overflow not in OVERFLOW:
             known = ", ".join(repr(kind) for kind in OVERFLOW)
@@ -447,6 +496,18 @@ class Flow(Generic[In, Out_co]):
         Raises:
             ValueError: no branches, one named twice, or a default that is none of them.
             TypeError: a branch name that cannot be hashed.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import merge, source
+            >>> sizes = source([3, 30]).route(
+            ...     lambda n: "big" if n > 9 else "small", ["small", "big"]
+            ... )
+            >>> told = merge(
+            ...     sizes["small"].map(lambda n: n + 1), sizes["big"].map(lambda n: n // 10)
+            ... )
+            >>> sorted(anyio.run(told.collect))
+            [3, 4]
         """
         check_callable("route", key)
         check_name(name)
@@ -477,6 +538,13 @@ class Flow(Generic[In, Out_co]):
         Raises:
             ValueError: `n` is below 1.
             TypeError: `n` is not a whole number.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import merge, source
+            >>> halves = source(range(4)).balance(2)
+            >>> sorted(anyio.run(merge(*halves).collect))
+            [0, 1, 2, 3]
         """
         check_count("n", n)
         check_name(name)
@@ -491,6 +559,16 @@ class Flow(Generic[In, Out_co]):
 
         Raises:
             GraphError: no stage above can fail.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import Graph, source
+            >>> numbers = source(["1", "x"]).map(int, on_error="skip")
+            >>> graph = Graph(
+            ...     good=numbers, bad=numbers.failures().map(lambda failure: failure.item)
+            ... )
+            >>> anyio.run(graph.collect)
+            {'good': [1], 'bad': ['x']}
         """
         ports = tuple(
             node.port(FAILED)
@@ -514,6 +592,12 @@ class Flow(Generic[In, Out_co]):
         Args:
             fn: a function over a flow: one of `flowstage.operators`, or your own.
             args, kwargs: what else it takes.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import operators, source
+            >>> anyio.run(source("abc" * 3 for _ in range(9)).pipe(operators.take, 1).collect)
+            ['abcabcabc']
         """
         check_callable("pipe", fn)
         return fn(self, *args, **kwargs)
@@ -566,6 +650,18 @@ class Flow(Generic[In, Out_co]):
             GraphError: the graph cannot work, or the source does not fit its inputs.
             TypeError: the source gives no items, or an option has the wrong type.
             ValueError: an option out of range.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import Input
+            >>> async def main():
+            ...     async with Input[int]().map(str).open() as run:
+            ...         await run.send(1)
+            ...         run.finish()
+            ...         async for text in run:
+            ...             print(repr(text))
+            >>> anyio.run(main)
+            '1'
         """
         opening: Opening[In, Out_co] = self.graph.open(
             source,
@@ -597,6 +693,12 @@ class Flow(Generic[In, Out_co]):
         Raises:
             GraphError: an `Input` was given no source.
             Exception: what a stage raised, as it is.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import Input
+            >>> anyio.run(Input[int]().map(str).collect, [1, 2])
+            ['1', '2']
         """
         opening = self.open(source, context=context, **options)
         opening.check_fed("collect")
@@ -624,6 +726,12 @@ class Flow(Generic[In, Out_co]):
                 error is its cause.
             GraphError: the flow has no single `Input`.
             Exception: what a stage raised, as it is.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import Input
+            >>> anyio.run(Input[int]().map(str).call, 1)
+            '1'
         """
         async with self.open(**options) as run:
             await run.send(item, context=context)
@@ -656,6 +764,13 @@ class Flow(Generic[In, Out_co]):
         Raises:
             GraphError: an `Input` was given no source.
             Exception: what a stage raised, as it is.
+
+        Example:
+            >>> import anyio
+            >>> from flowstage import Input
+            >>> report = anyio.run(Input[int]().tap(print).drain, [1, 2])
+            1
+            2
         """
         opening = self.open(source, context=context, **options)
         opening.check_fed("drain")
@@ -673,6 +788,13 @@ class Input(Flow[T, T]):
     Raises:
         TypeError: `name` is not a string.
         ValueError: `name` is empty.
+
+    Example:
+        >>> import anyio
+        >>> from flowstage import Input
+        >>> names = Input[str]("name")
+        >>> anyio.run(names.map(str.title).collect, ["ada", "grace"])
+        ['Ada', 'Grace']
     """
 
     __slots__ = ()
@@ -718,6 +840,15 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
 
     Raises:
         TypeError: `items` is a string, or nothing that gives items.
+
+    Example:
+        >>> import anyio
+        >>> from flowstage import source
+        >>> async def ticks():
+        ...     for number in range(3):
+        ...         yield number
+        >>> anyio.run(source(ticks).collect)
+        [0, 1, 2]
     """
     check_source("source", items)
     check_name(name)

@@ -96,6 +96,13 @@ def merge(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
 
     Raises:
         ValueError: no flows, or the same flow twice.
+
+    Example:
+        >>> import anyio
+        >>> from flowstage import merge, source
+        >>> both = merge(source([1, 2]), source(["a"]))
+        >>> sorted(map(str, anyio.run(both.collect)))
+        ['1', '2', 'a']
     """
     return _join(MergeStage("merge"), _ports("merge", flows))
 
@@ -134,6 +141,13 @@ def gather(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     Raises:
         GraphError: the branches have no flow in common, or one of them can shift its items.
         ValueError: no flows, or the same flow twice.
+
+    Example:
+        >>> import anyio
+        >>> from flowstage import gather, source
+        >>> words = source(["to", "be"])
+        >>> anyio.run(gather(words, words.map(len), words.map(str.upper)).collect)
+        [('to', 2, 'TO'), ('be', 2, 'BE')]
     """
     ports = _ports("gather", flows)
     return Flow(Node(GatherStage("gather"), ports, check_rows(ports)).port())
@@ -217,6 +231,12 @@ def zip(*flows: Flow[Any, Any], strict: bool = False) -> Flow[Any, Any]:
     Raises:
         GraphError: two of the flows have a stage in common.
         ValueError: no flows, or the same flow twice.
+
+    Example:
+        >>> import anyio
+        >>> from flowstage import source, zip
+        >>> anyio.run(zip(source([1, 2, 3]), source("a b".split())).collect)
+        [(1, 'a'), (2, 'b')]
     """
     ports = _ports("zip", flows)
     check_independent("zip", ports)
@@ -280,6 +300,12 @@ def zip_latest(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
 
     Raises:
         ValueError: no flows, or the same flow twice.
+
+    Example:
+        >>> import anyio
+        >>> from flowstage import source, zip_latest
+        >>> anyio.run(zip_latest(source([1]), source(["a"])).collect)
+        [(1, 'a')]
     """
     return _join(ZipLatestStage("zip_latest"), _ports("zip_latest", flows))
 
@@ -338,6 +364,12 @@ def concat(*flows: Flow[Any, Any]) -> Flow[Any, Any]:
     Raises:
         GraphError: two of the flows have a stage in common.
         ValueError: no flows, or the same flow twice.
+
+    Example:
+        >>> import anyio
+        >>> from flowstage import concat, source
+        >>> anyio.run(concat(source([1, 2]), source([3])).collect)
+        [1, 2, 3]
     """
     ports = _ports("concat", flows)
     check_independent("concat", ports)

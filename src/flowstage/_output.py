@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
-from anyio import BusyResourceError, WouldBlock, get_current_task
+from anyio import BusyResourceError, get_current_task
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._envelope import Barrier, Envelope, Failure, Fault, Sentinel
-from ._errors import ClosedError
+from ._errors import ClosedError, StageError
 from ._live import Live
-from ._wires import EMPTY
+from ._wires import EMPTY, Bare
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -113,28 +113,20 @@ class Output(Generic[T_co]):
     async def read_into(self, results: list[Any]) -> None:
         """Read to the end in bursts; failures are put where they come."""
         edge, append = self._edge, results.append
-        receive = edge.receive
-        while (thing := await self.next_thing()) is not EMPTY:
-            for _ in range(_TURN):
-                if type(thing) is Envelope:
-                    append(thing.value)
-                elif type(thing) is Fault:
-                    append(thing.failure)
-                try:
-                    thing = receive()
-                except WouldBlock:
-                    break
-                edge.taken += 1
-                if edge.writer is not None:
-                    edge.ring_writer()
-                if type(thing) is not Envelope:
-                    edge.took(thing)
-            else:
-                if type(thing) is Envelope:
-                    append(thing.value)
-                elif type(thing) is Fault:
-                    append(thing.failure)
-                await checkpoint()
+        thing = await self.next_thing()
+        while thing is not EMPTY:
+            if type(thing) is Envelope:
+                append(thing.value)
+            elif type(thing) is Fault:
+                append(thing.failure)
+            head = edge.refill()
+            if type(head) is Bare and head:
+                results.extend(head)
+                edge.taken += len(head)
+                head.clear()
+                edge.ring_writer()
+            # Nobody puts anything in while this does not wait, so it is a burst and no more.
+            thing = edge.take() if edge.used else await self.next_thing()
 
     async def _wait(self) -> None:
         if self._bell.event is not None:
@@ -186,7 +178,12 @@ class _Results(_Reading):
             if type(thing) is Envelope:
                 return thing.value
             if type(thing) is Fault:
-                raise thing.failure.error
+                failure = thing.failure
+                if isinstance(failure.error, StopAsyncIteration):  # it would end the iteration
+                    raise StageError(
+                        f"stage {failure.stage!r} raised StopAsyncIteration"
+                    ) from failure.error
+                raise failure.error
 
 
 class _Events(_Reading):

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from anyio import Event
+from ._backend import Wake, wake_maker
 
 
 class Watch:
     """Counts the tasks of a run and those of them that wait for the run itself."""
 
-    __slots__ = ("on_still", "parked", "tasks")
+    __slots__ = ("make_wake", "on_still", "parked", "tasks")
 
     def __init__(self) -> None:
         self.tasks = 0
         self.parked = 0
         self.on_still: Callable[[], None] | None = None
+        self.make_wake = wake_maker()
 
     def enter(self) -> None:
         """Count a task that begins."""
@@ -42,14 +43,15 @@ class Bell:
     """Where one task waits until another part of its run rings.
 
     Attributes:
-        event: set while the task waits.
+        event: what wakes the task while it waits; otherwise nothing.
     """
 
-    __slots__ = ("event", "watch")
+    __slots__ = ("event", "make_wake", "watch")
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
-        self.event: Event | None = None
+        self.make_wake = watch.make_wake
+        self.event: Wake | None = None
 
     def ring(self) -> None:
         """Wake the task if it waits."""
@@ -57,17 +59,18 @@ class Bell:
         if event is not None:
             self.event = None
             self.watch.parked -= 1
-            event.set()
+            if not event.done():
+                event.set_result(None)
 
     async def wait(self) -> None:
         """Wait for the next `ring`."""
-        self.event = event = Event()
+        self.event = event = self.make_wake()
         watch = self.watch
         watch.parked += 1
         if watch.parked == watch.tasks:
             watch.look()
         try:
-            await event.wait()
+            await event
         finally:
             if self.event is event:  # cancelled before anybody rang
                 self.event = None
@@ -83,13 +86,14 @@ class Doorbell(Bell):
         event = self.event
         if event is not None:
             self.event = None
-            event.set()
+            if not event.done():
+                event.set_result(None)
 
     async def wait(self) -> None:
-        self.event = event = Event()
+        self.event = event = self.make_wake()
         self.watch.look()  # the last one that could move may just have begun to wait
         try:
-            await event.wait()
+            await event
         finally:
             if self.event is event:
                 self.event = None

@@ -1,8 +1,13 @@
 """The edges of a live graph: bounded memory object streams, their two ends, and who waits at them.
 
-An `Edge` is one anyio memory object stream. Items are sent and received without waiting; whoever
-finds it full or empty waits at a `Bell` and tries again. So an item is always either in the stream or
-in somebody's hand, never on its way to a waiting receiver, which is what makes three things exact:
+An `Edge` is one anyio memory object stream. What it carries are bursts: what a writer gives between
+two turns of its reader travels as one object, so a hop costs one send and one receive a burst and
+not an item (a send and a receive are a quarter of a microsecond, as much as everything else on the
+hop). The bound is in items all the same, counted here, since the stream can only count bursts.
+
+Nothing is ever sent to a waiting receiver. Bursts are sent and received without waiting; whoever finds
+an edge full or empty waits at a `Bell` and tries again. So an item is always either inside or in
+somebody's hand, never on its way, which is what makes three things exact:
 
 * an interrupt empties the streams and knows that it has missed nothing;
 * a cancelled wait has neither sent nor received, under native asyncio cancellation too (a receiver
@@ -22,13 +27,21 @@ Rules that hold everywhere:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from anyio import BrokenResourceError, WouldBlock, create_memory_object_stream
+from anyio import BrokenResourceError, create_memory_object_stream
 
 from ._envelope import Envelope, Fault, Hole, Mark
 from ._watch import Bell
+
+
+class Bare(deque[Any]):
+    """A burst of bare values: no marks among them, no contexts, no clocks."""
+
+    __slots__ = ()
+
 
 EMPTY: Any = type("Empty", (), {"__repr__": lambda self: "<empty>"})()
 """What `Edge.take` gives when there is nothing to take."""
@@ -44,8 +57,6 @@ class Edge:
     Attributes:
         source, target: the names of the stages at its ends.
         capacity: items it holds; 0 is a rendezvous: it takes an item only when the reader waits.
-        receive: takes the next thing or raises `WouldBlock`; for the hot loops, which then count
-            `taken` and ring the `writer` themselves. Everybody else uses `take`.
         reader, writer: where the other side waits, while it does.
         ended: the writer has sent its last.
         finished: the reader wants no more.
@@ -54,6 +65,7 @@ class Edge:
     """
 
     __slots__ = (
+        "_receive",
         "_receive_stream",
         "_send",
         "_send_stream",
@@ -67,15 +79,16 @@ class Edge:
         "faults_total",
         "finished",
         "flushed",
+        "head",
         "marks_inside",
         "marks_out",
         "marks_total",
         "on_finish",
         "on_want",
         "reader",
-        "receive",
         "reclaim",
         "source",
+        "tail",
         "taken",
         "target",
         "total",
@@ -83,13 +96,18 @@ class Edge:
         "writer",
     )
 
+    bulk = True
+    """Whether `put_value` and `put_values` spare values their envelopes here."""
+
     def __init__(self, source: str, target: str, capacity: int, *, aligned: bool = False) -> None:
         self.source, self.target = source, target
         self.capacity = capacity
         self.aligned = aligned
         self._send_stream, self._receive_stream = create_memory_object_stream[Any](max(capacity, 1))
         self._send: Callable[[Any], None] = self._send_stream.send_nowait
-        self.receive: Callable[[], Any] = self._receive_stream.receive_nowait
+        self._receive: Callable[[], Any] = self._receive_stream.receive_nowait
+        self.head: deque[Any] = deque()  # the burst that is being read
+        self.tail: deque[Any] | None = None  # the burst that is still in the stream and can grow
         self.reader: Bell | None = None
         self.writer: Bell | None = None
         self.ended = self.finished = False
@@ -107,23 +125,72 @@ class Edge:
     # -- writing --------------------------------------------------------------------------------
 
     def put(self, thing: Any) -> bool:
-        """Offer a thing; tell whether the edge took it.
+        """Offer an envelope or a mark; tell whether the edge took it.
 
         Raises:
             Enough: the reader wants no more.
         """
+        total = self.total
+        if total - self.taken - self.flushed >= self.capacity:
+            return self._full(thing)
+        tail = self.tail
+        if tail.__class__ is deque:
+            tail.append(thing)  # type: ignore[union-attr]  # a deque, as the line above has seen
+        else:
+            self._begin(deque((thing,)))
+        self.total = total + 1
+        if self.reader is not None:
+            self.ring_reader()
+        return True
+
+    def put_value(self, value: Any) -> bool:
+        """Offer an item that needs no envelope; tell whether the edge took it.
+
+        Raises:
+            Enough: the reader wants no more.
+        """
+        total = self.total
+        if total - self.taken - self.flushed >= self.capacity:
+            return self._full(Envelope(value))
+        tail = self.tail
+        if tail.__class__ is Bare:
+            tail.append(value)  # type: ignore[union-attr]  # a deque, as the line above has seen
+        else:
+            self._begin(Bare((value,)))
+        self.total = total + 1
+        if self.reader is not None:
+            self.ring_reader()
+        return True
+
+    def put_values(self, values: Sequence[Any]) -> None:
+        """Put items that need no envelope and that `space` has room for."""
+        if not values:
+            return
+        tail = self.tail
+        if tail.__class__ is Bare:
+            tail.extend(values)  # type: ignore[union-attr]  # a deque, as the line above has seen
+        else:
+            self._begin(Bare(values))
+        self.total += len(values)
+        if self.reader is not None:
+            self.ring_reader()
+
+    def space(self) -> int:
+        """Tell how many items `put_values` may put now."""
+        return self.capacity - self.total + self.taken + self.flushed
+
+    def _begin(self, burst: deque[Any]) -> None:
+        """Send a new burst, which grows for as long as nobody has taken it."""
         try:
-            self._send(thing)
-        except WouldBlock:
-            return self._overflow(thing)
+            self._send(burst)
         except BrokenResourceError:
             raise Enough from None
-        self.total += 1
-        bell = self.reader
-        if bell is not None:
-            self.reader = None
-            bell.ring()
-        return True
+        self.tail = burst
+
+    def _full(self, thing: Any) -> bool:
+        if self.finished:
+            raise Enough
+        return self._overflow(thing)
 
     def _overflow(self, thing: Any) -> bool:
         return False
@@ -149,21 +216,35 @@ class Edge:
 
     # -- reading --------------------------------------------------------------------------------
 
+    def refill(self) -> deque[Any]:
+        """Give the burst being read, or the next one; it is empty when there is nothing to take.
+
+        Whoever takes from it counts `taken` for each thing and rings the `writer`. A `Bare` holds
+        bare values; any other burst envelopes and marks.
+        """
+        if not self.head and self.total - self.taken - self.flushed:
+            self.head = head = self._receive()
+            if head is self.tail:
+                self.tail = None
+        return self.head
+
     def take(self) -> Any:
         """Take the next thing, or `EMPTY`."""
-        try:
-            thing = self.receive()
-        except WouldBlock:
+        head = self.head or self.refill()
+        if not head:
             return EMPTY
+        thing = head.popleft()
         self.taken += 1
         if self.writer is not None:
             self.ring_writer()
+        if head.__class__ is Bare:
+            return Envelope(thing)
         if type(thing) is not Envelope:
             self.took(thing)
         return thing
 
     def took(self, mark: Mark) -> None:
-        """Count a thing, just taken with `receive`, that is no item (or, for a fault, no result)."""
+        """Count a thing, just taken, that is no item (or, for a fault, no result)."""
         if type(mark) is Fault:
             self.faults_out += 1
             self.faults_inside -= 1
@@ -208,15 +289,11 @@ class Edge:
 
     def flush(self) -> int:
         """Discard everything inside, free the writer, and give the number of items."""
-        items = 0
-        while True:
-            try:
-                thing = self.receive()
-            except WouldBlock:
-                break
-            self.flushed += 1
-            if type(thing) is Envelope or type(thing) is Fault:
-                items += 1
+        things = self.used
+        items = things - self.marks_inside
+        while self.refill():
+            self.flushed += len(self.head)
+            self.head.clear()
         self.marks_inside = self.faults_inside = 0
         self.discarded += items
         self.ring_writer()
@@ -274,7 +351,18 @@ class Edge:
             bell.ring()
 
 
-class Rendezvous(Edge):
+class Boxed(Edge):
+    """An edge that looks at each thing it is given."""
+
+    __slots__ = ()
+
+    bulk = False
+
+    def put_value(self, value: Any) -> bool:
+        return self.put(Envelope(value))
+
+
+class Rendezvous(Boxed):
     """An edge of capacity 0: an item passes when the reader waits for it."""
 
     __slots__ = ()
@@ -282,13 +370,18 @@ class Rendezvous(Edge):
     def put(self, thing: Any) -> bool:
         if self.finished:
             raise Enough
-        return self.room(thing) and super().put(thing)
+        if not self.room(thing):
+            return False
+        self._begin(deque((thing,)))
+        self.total += 1
+        self.ring_reader()
+        return True
 
     def room(self, thing: Any) -> bool:
         return self.reader is not None and not self.used
 
 
-class Lossy(Edge):
+class Lossy(Boxed):
     """A full edge loses items on purpose; sentinels and failures are never dropped."""
 
     __slots__ = ()
@@ -323,23 +416,21 @@ class DropOldest(Lossy):
     def _overflow(self, thing: Any) -> bool:
         if not self.room(thing):
             return False
-        dropped = False
-        for _ in range(self.used):  # once around, in order; the head usually is an item
-            head = self.receive()
-            if type(head) is Envelope and not dropped:
-                dropped = True
+        while len(self.head) < self.used:  # all that is inside, in order, as one burst
+            self.head.extend(self._receive())
+        self.tail = None
+        for number, old in enumerate(self.head):  # the first usually is an item
+            if type(old) is Envelope:
+                del self.head[number]
                 self._drop()
-                if not self.marks_inside and not self.faults_inside:
-                    break
-            else:
-                self._send(head)
+                break
         return self.put(thing)
 
     def room(self, thing: Any) -> bool:
         return super().room(thing) or self.used > self.marks_inside + self.faults_inside
 
 
-class Overflowing(Edge):
+class Overflowing(Boxed):
     """A full edge is an error, which `on_overflow` raises in the name of the buffer."""
 
     __slots__ = ("on_overflow", "overflowed")
@@ -377,13 +468,16 @@ class Outlet:
             when no edge is left to give to.
     """
 
-    __slots__ = ("_given", "_sole", "edges", "put")
+    __slots__ = ("_given", "_sole", "edges", "put", "put_value")
 
     def __init__(self, edges: Iterable[Edge]) -> None:
         self.edges = list(edges)
         self._given = 0
         self._sole = self.edges[0] if len(self.edges) == 1 else None
         self.put: Callable[[Any], bool] = self._put_to_all if self._sole is None else self._sole.put
+        self.put_value: Callable[[Any], bool] = self._put_value_to_all
+        if self._sole is not None:
+            self.put_value = self._sole.put_value
 
     def _put_to_all(self, thing: Any) -> bool:
         """Give to every open edge or to none; each further one gets an envelope of its own."""
@@ -407,6 +501,28 @@ class Outlet:
         for edge, copy in zip(further, copies, strict=True):
             edge.put(copy if is_item else thing)
         return True
+
+    def _put_value_to_all(self, value: Any) -> bool:
+        return self._put_to_all(Envelope(value))
+
+    @property
+    def bulk(self) -> bool:
+        """Whether `put_values` may be used here: no edge has to look at each item."""
+        return all(edge.bulk for edge in self.edges)
+
+    def space(self) -> int:
+        """Tell how many items `put_values` may put now."""
+        if self._sole is not None:
+            return 0 if self._sole.finished else self._sole.space()
+        return min((edge.space() for edge in self.edges if not edge.finished), default=0)
+
+    def put_values(self, values: Sequence[Any]) -> None:
+        """Put items that need no envelope and that `space` has room for."""
+        if self._sole is None:
+            self._given += len(values)
+        for edge in self.edges:
+            if not edge.finished:
+                edge.put_values(values)
 
     def put_mark(self, mark: Mark) -> bool:
         """Offer what is no item: a barrier, a fault or a hole (only where holes are kept)."""

@@ -17,7 +17,7 @@ from anyio import current_time, move_on_after, sleep
 
 from .._envelope import Envelope, Sentinel
 from .._errors import StageError, StageTimeout
-from .._stages import CallStage
+from .._stages import CallStage, FilterStage, MapStage, TapStage
 from .._stats import Tally
 from .._wires import Outlet
 from .hooks import Hooks
@@ -32,10 +32,15 @@ class CallFailed(Exception):
         self.attempts = attempts
 
 
+KINDS: dict[type[CallStage], str] = {MapStage: "map", FilterStage: "filter", TapStage: "tap"}
+"""The stages that a tight loop knows how to run."""
+
+
 class CallStep(Step):
     """A stage that calls a function.
 
     Attributes:
+        kind: which tight loop runs it, if any.
         settled: whether it is known if the function gives awaitables.
         awaits: that it does.
         simple: a bare `fn(value)` is all there is to a call.
@@ -48,6 +53,7 @@ class CallStep(Step):
         "frame",
         "hooks",
         "keep_time",
+        "kind",
         "options",
         "settled",
         "simple",
@@ -69,6 +75,7 @@ class CallStep(Step):
         self.waits_for_values = False
         self.hooks = Hooks.of(frame, tally.name)
         self.keep_time = frame.timing
+        self.kind = KINDS.get(type(stage), "")
         self.simple = not (
             options.retry or options.timeout or options.pass_context or self.hooks or frame.timing
         )

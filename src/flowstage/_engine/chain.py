@@ -1,10 +1,11 @@
 """Calls on the loop, one at a time: inline stages fused into one task, or one async stage alone.
 
-A chain calls its stages one after the other on the value inside the envelope. It has two ways of
-doing so. The careful way (`process`) can do everything; the fast way is a tight loop for stages that
-are bare calls. Each burst begins with one careful item, which is timed: that is the sample from which
-percentiles and busy time are told, and it is how a stage that is only seen to be async when it is
-called becomes known.
+A chain has two ways of calling its stages. The careful way (`process`) takes one item through all of
+them and can do everything; the first item always goes that way, which is how a stage that is only seen
+to be async when it is called becomes known. The fast way is for stages that are nothing but calls, and
+needs no envelopes. Plain functions are called stage by stage for a burst of values, no more than
+there is room for downstream and than half a millisecond takes; an async function is called for value
+after value. Each burst, or one call in `SAMPLE`, is timed for the report.
 
 Counts are derived from the edges wherever they can be, so the fast way counts nothing but what it
 takes. Between two `flat_map`s every item that entered has left, was dropped, or is the one in hand.
@@ -16,15 +17,20 @@ from collections.abc import Hashable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-from anyio import WouldBlock, sleep
+from anyio import sleep
 from anyio.lowlevel import checkpoint
 
-from .._envelope import HOLE, Envelope, Sentinel
+from .._envelope import HOLE, Envelope, Failure, Sentinel
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
-from .._wires import EMPTY, Edge, Enough, Outlet
+from .._wires import EMPTY, Bare, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, sentinel_given
 from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
-from .values import DONE, read
+from .values import DONE, Values, read
+
+SAMPLE = 32
+"""Of the calls of an async function that hardly waits, one in so many is timed."""
+SLOW_CALL = 2e-5
+"""Seconds from which on every call is timed: timing costs a microsecond."""
 
 
 class Chain(Runner):
@@ -47,7 +53,13 @@ class Chain(Runner):
         self.calls: list[CallStep] = [step for step in steps if isinstance(step, CallStep)]
         self.at = len(self.calls) - 1
         self.unwanted = 0
-        self.is_bare = all(s.simple and isinstance(s.stage, MapStage) for s in self.calls)
+        self.is_bare = frame.plain and all(step.simple and step.kind for step in self.calls)
+        if any(step.kind != "map" for step in self.calls):
+            self.is_bare = self.is_bare and not self.outlet.aligned
+        self.becomes_fast = self.is_bare
+        self.until_sample = 0  # calls of an async function until one is timed again
+        self.many = 1  # items in a burst: grows while bursts are short
+        self.turn = 0.0  # seconds since the last checkpoint
         for step in self.calls:
             step.tally.sampled = True
 
@@ -127,7 +139,7 @@ class Chain(Runner):
                 return
             finally:
                 if source is not None and not source.closed:
-                    await source.close(frame.close_timeout)
+                    await close_values(step, source, item)
         self.check()
         if hooks is not None:
             await hooks.after(item, count, None, context)
@@ -139,32 +151,30 @@ class Chain(Runner):
     def is_fast(self) -> bool:
         """Tell whether every stage is a bare call whose nature is known; only the first may wait."""
         calls = self.calls
-        return (
-            self.is_bare
-            and all(step.settled for step in calls)
-            and not any(step.awaits for step in calls[1:])
-        )
+        if not (self.is_bare and all(step.settled for step in calls)):
+            return False
+        if any(step.awaits for step in calls[1:]):
+            return False
+        return not (calls and calls[0].awaits) or all(step.kind == "map" for step in calls)
 
     async def serve(self) -> None:
         """Take, process, give, until the input ends."""
         (inlet,) = self.inlets
         while True:
-            thing = inlet.take()
-            if type(thing) is Envelope:
-                await self.process(thing)
-                if self.is_fast():
-                    if self.calls and self.calls[0].awaits:
-                        await self.burst_async(inlet)
-                    else:
-                        await self.burst(inlet)
+            if self.is_fast():
+                if self.calls and self.calls[0].awaits:
+                    await self.burst_async(inlet)
+                elif self.outlet.bulk:
+                    await self.burst(inlet)
                 else:
                     await self.careful_burst(inlet)
-            elif thing is not EMPTY:
-                await self.pass_mark(thing)
-            elif inlet.ended:
-                return
             else:
-                await self.wait_item()
+                await self.careful_burst(inlet)
+            if inlet.used:
+                continue
+            if inlet.ended:
+                return
+            await self.wait_item()
 
     async def careful_burst(self, inlet: Edge) -> None:
         """Process what is there, the careful way, for one turn."""
@@ -179,112 +189,227 @@ class Chain(Runner):
                 await self.pass_mark(thing)
             if perf_counter() > end:
                 break
+            if self.becomes_fast and self.is_fast():
+                self.becomes_fast = False
+                return
         await checkpoint()
         self.check()
 
     async def burst(self, inlet: Edge) -> None:
-        """Process what is there, for one turn: plain functions, nothing but calls.
+        """Process what is there, stage by stage, for plain functions that are nothing but calls."""
+        head = inlet.refill()
+        if not head:
+            return
+        if type(head[0]) is not Envelope and type(head) is not Bare:
+            await self.pass_mark(inlet.take())
+            return
+        most = min(self.outlet.space(), self.many)
+        if not most:
+            await self.wait_space()
+            return
+        if type(head) is Bare and len(head) <= most:
+            values = list(head)
+            head.clear()
+        elif type(head) is Bare:
+            values = [head.popleft() for _ in range(most)]
+        else:
+            values = []
+            while head and len(values) < most and type(head[0]) is Envelope:
+                values.append(head.popleft().value)
+        inlet.taken += len(values)
+        if inlet.writer is not None:
+            inlet.ring_writer()
+        await self.run_values(values, perf_counter())
+
+    async def wait_space(self) -> None:
+        """Wait for room before anything is taken.
+
+        Raises:
+            Enough: nobody wants more.
+        """
+        if not self.outlet.open:
+            if not self.wanted():
+                raise Enough
+            self.is_bare = False  # failures are still wanted: the careful way throws results away
+            return
+        await self.wait_room(self.outlet, None)
+
+    def takes_bursts(self) -> bool:
+        """Tell whether values can be taken through all stages a burst at a time."""
+        return self.is_fast() and self.outlet.bulk and not any(s.awaits for s in self.calls)
+
+    async def run_values(self, values: list[Any], began: float) -> None:
+        """Take values through all stages, give what comes out, see how many make a turn."""
+        await self.through(values, 0, began)
+        spent = perf_counter() - began
+        self.turn += spent
+        if spent > LONGEST_TURN / 2:
+            self.many = max(1, int(len(values) * LONGEST_TURN / 2 / spent))
+        elif len(values) == self.many:
+            self.many = min(2 * self.many, MOST_IN_A_TURN)
+        if self.turn > LONGEST_TURN:
+            self.turn = 0.0
+            await checkpoint()
+            self.check()
+
+    async def through(self, values: list[Any], index: int, began: float) -> None:
+        """Take values through the stages from `index` on: a tight loop for each stage.
+
+        When a call fails, what is before it goes on first and what is behind it afterwards, so that
+        everything is as if the values had come one by one.
+        """
+        calls, seen, epoch = self.calls, self.seen, self.frame.epoch
+        for number in range(index, len(calls)):
+            if not values:
+                return
+            step = calls[number]
+            fn, kind = step.fn, step.kind
+            out: list[Any] = []
+            append = out.append
+            count = 0
+            self.at = number
+            try:
+                if kind == "map":
+                    out.extend(map(fn, values))
+                    if len(out) < len(values):  # it raised what ends a `map` without a word
+                        raise StopIteration
+                elif kind == "filter":
+                    for value in values:
+                        if fn(value):
+                            append(value)
+                        count += 1
+                else:
+                    for value in values:
+                        fn(value)
+                        append(value)
+                if kind == "map" and Sentinel in set(map(type, out)):
+                    count = next(i for i, value in enumerate(out) if type(value) is Sentinel)
+                    del out[count:]
+                    raise sentinel_given(step.name)
+            except BaseException as raised:
+                count = count if kind == "filter" else len(out)
+                await self.failed_at(step, number, values, count, out, raised)
+                return
+            now = perf_counter()
+            step.tally.calls.record((now - began) / len(values), len(values))
+            began = now
+            if seen != epoch.number:  # a function of these interrupted the run
+                self.check()
+            if kind == "filter":
+                step.tally.filtered += len(values) - len(out)
+            values = out
+        self.at = len(calls) - 1
+        self.outlet.put_values(values)
+
+    async def failed_at(
+        self,
+        step: CallStep,
+        number: int,
+        values: list[Any],
+        count: int,
+        out: list[Any],
+        raised: BaseException,
+    ) -> None:
+        """Deal with a call that failed in a burst: `count` calls before it went well."""
+        error = await own_error(raised, self.frame, step.name)
+        self.check()
+        if step.kind == "filter":
+            step.tally.filtered += count - len(out)
+        await self.through(out, number + 1, perf_counter())
+        self.at = number
+        mark = await self.handle(step, values[count], error)
+        await self.give_mark(mark, self.outlet)
+        rest = values[count + 1 :]
+        most = self.outlet.space()
+        while rest:  # the mark may have taken the place that was kept for one of these
+            while not (most := self.outlet.space()):
+                await self.wait_space()
+            await self.through(rest[:most], number, perf_counter())
+            del rest[:most]
+
+    async def burst_async(self, inlet: Edge) -> None:
+        """Process what is there, for one turn, one by one: the first function is async.
 
         One tight loop, longer than it should be, because each line is paid for by every item.
         """
-        receive, put = inlet.receive, self.outlet.put
-        pairs = [(step.fn, step) for step in self.calls]
-        epoch, seen = self.frame.epoch, self.seen
-        began = perf_counter()
-        for turn in range(MOST_IN_A_TURN):
-            try:
-                envelope = receive()
-            except WouldBlock:
-                return
-            inlet.taken += 1
-            if inlet.writer is not None:
-                inlet.ring_writer()
-            if type(envelope) is not Envelope:
-                inlet.took(envelope)
-                await self.pass_mark(envelope)
-                return
-            value = envelope.value
-            try:
-                for fn, step in pairs:
-                    value = fn(value)
-                    if type(value) is Sentinel:
-                        raise sentinel_given(step.name)
-            except BaseException as error:
-                await self.failed_fast(step, envelope, error, value)
-                return
-            if seen != epoch.number:  # a function of these interrupted the run
-                self.check()
-            envelope.value = value
-            try:
-                if put(envelope):
-                    if turn & 15 or perf_counter() - began < LONGEST_TURN:
-                        continue
-                    break
-            except Enough:
-                pass  # `give` finds out whether the failures are still wanted
-            if not await self.give(envelope, self.outlet):
-                self.unwanted += 1
-        await checkpoint()
-        self.check()
-
-    async def burst_async(self, inlet: Edge) -> None:
-        """The same as `burst` for a chain that begins with an async function."""
-        receive, put = inlet.receive, self.outlet.put
+        put_value, head = self.outlet.put_value, inlet.head
         first, fn_of_first = self.calls[0], self.calls[0].fn
         pairs = [(step.fn, step) for step in self.calls[1:]]
         epoch, seen = self.frame.epoch, self.seen
+        until_sample = self.until_sample
         began = perf_counter()
         for turn in range(MOST_IN_A_TURN):
-            try:
-                envelope = receive()
-            except WouldBlock:
-                return
+            if not head:
+                head = inlet.refill()
+                if not head:
+                    self.until_sample = until_sample
+                    return
+            value = head.popleft()
             inlet.taken += 1
             if inlet.writer is not None:
                 inlet.ring_writer()
-            if type(envelope) is not Envelope:
-                inlet.took(envelope)
-                await self.pass_mark(envelope)
-                return
-            value = envelope.value
-            step = first
+            if type(head) is not Bare:
+                if type(value) is not Envelope:
+                    inlet.took(value)
+                    await self.pass_mark(value)
+                    continue
+                value = value.value
+            step, given = first, value
             self.at = 0
             try:
-                value = await fn_of_first(value)
+                if until_sample:
+                    until_sample -= 1
+                    value = await fn_of_first(value)
+                else:
+                    until_sample = SAMPLE
+                    value = await self.timed(first, value)
                 if type(value) is Sentinel:
                     raise sentinel_given(first.name)
                 for fn, step in pairs:
+                    given = value
                     value = fn(value)
                     if type(value) is Sentinel:
                         raise sentinel_given(step.name)
             except BaseException as error:
-                await self.failed_fast(step, envelope, error, value)
+                self.until_sample = until_sample
+                await self.failed_fast(step, given, error)
                 return
             if seen != epoch.number:
                 self.check()
-            envelope.value = value
             try:
-                if put(envelope):
+                if put_value(value):
                     if turn & 15 or perf_counter() - began < LONGEST_TURN:
                         continue
                     break
             except Enough:
                 pass  # `give` finds out whether the failures are still wanted
             self.at = len(pairs)
-            if not await self.give(envelope, self.outlet):
+            if not await self.give(Envelope(value), self.outlet):
                 self.unwanted += 1
+        self.until_sample = until_sample
         await checkpoint()
         self.check()
 
-    async def failed_fast(
-        self, step: Step, envelope: Envelope, error: BaseException, value: Any
-    ) -> None:
-        """Deal with an error of a bare call; `value` is what the stage was given."""
-        error = await own_error(error, self.frame, step.name)
+    async def timed(self, step: CallStep, value: Any) -> Any:
+        """Call an async function and count how long it took, for itself and its like."""
+        working = step.tally.working
+        began = perf_counter()
+        working[self] = (began, value)
+        try:
+            return await step.fn(value)
+        finally:
+            del working[self]
+            spent = perf_counter() - began
+            step.tally.calls.record(spent, 1 if spent > SLOW_CALL else SAMPLE)
+            if spent > SLOW_CALL:
+                self.until_sample = 0
+
+    async def failed_fast(self, step: CallStep, item: Any, raised: BaseException) -> None:
+        """Deal with an error of a bare call on an item."""
+        error = await own_error(raised, self.frame, step.name)
         self.check()
-        self.at = next(i for i, call in enumerate(self.calls) if call is step)
-        envelope.value = value if not isinstance(value, Sentinel) else envelope.value
-        await self.drop(step, envelope, CallFailed(error, 1))
+        self.at = self.calls.index(step)
+        await self.drop(step, Envelope(item), CallFailed(error, 1))
 
     # -- accounts -------------------------------------------------------------------------------
 
@@ -361,3 +486,10 @@ async def pull(step: CallStep, source: Any, envelope: Envelope) -> Any:
     finally:
         step.spent(envelope, perf_counter() - began)
     return value
+
+
+async def close_values(step: CallStep, source: Values, item: Any) -> None:
+    """Close an iterable that was not read to its end; an error of its cleanup ends the run."""
+    late = await source.close(step.frame.close_timeout)
+    if late is not None:
+        step.frame.fail(Failure(step.name, item, late, 1))

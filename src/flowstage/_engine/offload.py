@@ -227,9 +227,7 @@ class Offload(Pool):
         self.place = options.on
         self.room = self.width * MOST_IN_A_CALL
         self.pace = 0.0
-        self.single = bool(
-            options.timeout or options.retry or self.step.hooks or frame.timing
-        )
+        self.single = bool(options.timeout or options.retry or self.step.hooks or frame.timing)
         fn = self.step.fn
         self.call: Callable[[Envelope], Any] = lambda envelope: fn(envelope.value)
         if options.pass_context:
@@ -302,8 +300,8 @@ class Offload(Pool):
         if not self.single:
             helpers = min(self.width - self.busy, seat.free)
             most = -(-self.waiting() // (1 + max(0, helpers)))
-            if self.pace:
-                most = min(most, int(SLICE / self.pace))
+            # Whoever takes all before anybody knows how long an item takes may keep it from others.
+            most = min(most, int(SLICE / self.pace)) if self.pace else 1
             most = max(1, min(most, MOST_IN_A_CALL))
         batch: list[Slot] = []
         while len(batch) < most:
@@ -424,7 +422,7 @@ class Offload(Pool):
             begun = len(answers) + (last is not None)
             self.undone.extendleft(reversed(batch[begun:]))
             for slot, (values, _, error) in zip(batch, answers, strict=False):
-                if error is not None and not isinstance(error, Exception):
+                if error is not None:
                     error = await own_error(error, self.frame, self.step.name)
                 self.flat_done(slot, values, error)
         if last is not None:
@@ -458,7 +456,7 @@ class Offload(Pool):
         """Note what came of an item."""
         if error is None:
             error = self.wrong(result)
-        elif not isinstance(error, Exception):
+        else:
             error = await own_error(error, self.frame, self.step.name)
         if error is None:
             stage, envelope = self.step.stage, slot.envelope
@@ -638,7 +636,7 @@ class Offload(Pool):
                     if type(value) is Sentinel:
                         values, more, error = values[:number], False, sentinel_given(self.step.name)
                         break
-                if error is not None and not isinstance(error, Exception):
+                if error is not None:
                     error = await own_error(error, self.frame, self.step.name)
                 slot.count += len(values)
                 if values:

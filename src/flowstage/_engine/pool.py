@@ -30,7 +30,7 @@ from .._epoch import Flushed
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, sentinel_given
-from .chain import open_values, pull
+from .chain import close_values, open_values, pull
 from .runner import Frame, Runner, Step, Stopped, own_error, policy_of
 from .values import DONE
 
@@ -357,7 +357,7 @@ class Pool(Runner):
 
     def stale(self, seen: int) -> bool:
         """Tell whether what a worker has made since epoch `seen` comes too late to be given."""
-        return self.closing or seen != self.frame.epoch.number
+        return self.closing or self.frame.cancelled or seen != self.frame.epoch.number
 
     # -- workers --------------------------------------------------------------------------------
 
@@ -483,7 +483,7 @@ class Pool(Runner):
                 await sleep(retry.wait(failures))
             finally:
                 if source is not None and not source.closed:
-                    await source.close(self.frame.close_timeout)
+                    await close_values(step, source, item)
         if hooks is not None:
             await hooks.after(item, None if error else slot.count, error, context)
 

@@ -54,6 +54,7 @@ class Frame(Protocol):
     on_error: OnError
     context: Mapping[str, Any] | None
     contextual: bool
+    plain: bool
     timing: bool
     observers: Sequence[Any]
     close_timeout: float
@@ -348,4 +349,13 @@ async def own_error(error: BaseException, frame: Frame, name: str) -> BaseExcept
         )
         unasked.__cause__ = error
         return unasked
+    cause = error.__cause__
+    if isinstance(cause, StopIteration) and str(error) == "coroutine raised StopIteration":
+        error = cause  # what Python made a RuntimeError of at the edge of a coroutine
+    if isinstance(error, StopIteration):
+        stopped = StageError(
+            f"stage {name!r} raised StopIteration, which no coroutine and no generator can pass on"
+        )
+        stopped.__cause__ = error
+        return stopped
     return error

@@ -66,6 +66,10 @@ class Values:
             self.owned and hasattr(self.iterator, "close")
         )
 
+    def _is_generator(self) -> bool:
+        """Tell whether it closes itself at its end."""
+        return inspect.isgenerator(self.iterator) or inspect.isasyncgen(self.iterator)
+
     async def close(self, limit: float, error: BaseException | None = None) -> BaseException | None:
         """Close the iterable; give what that raised.
 
@@ -73,7 +77,8 @@ class Values:
             limit: seconds that an async cleanup may take; then it is cancelled, with a warning.
             error: what the iterable has raised already, if anything.
         """
-        closing, self.closed = not self.closed, True
+        closing = not self.closed or (self.owned and not self._is_generator())
+        self.closed = True
         raised: BaseException | None = None
         with CancelScope(shield=True, deadline=current_time() + limit) as scope:
             if closing:

@@ -60,7 +60,9 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
     def __init__(self, links: _Links, iterable: AsyncIterable[T_co], buffer_size: int) -> None:
         self._host: Host | None = None
         if not isinstance(iterable, AsyncIterable):
-            raise TypeError(f"buffer_iterable takes an async iterable, not {type(iterable).__name__}")
+            raise TypeError(
+                f"buffer_iterable takes an async iterable, not {type(iterable).__name__}"
+            )
         if isinstance(buffer_size, bool) or not isinstance(buffer_size, int):
             raise TypeError(f"buffer_size must be a whole number, not {buffer_size!r}")
         if buffer_size < 1:
