@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import deque
-from math import inf
+from math import inf, ulp
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -74,6 +74,19 @@ class ConductedLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self.conductor.time.now()
+
+    @property
+    def _clock_resolution(self) -> float:
+        """The least there is: a timer is not due before its time.
+
+        asyncio runs one that is due within a nanosecond. anyio 4.16 then finds that it is not yet
+        time and sets it anew, which would go on for ever while virtual time stands still.
+        """
+        return ulp(self.time())
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, value: float) -> None:
+        """Asyncio sets that of the real clock."""
 
     def close(self) -> None:
         """End the watch for work outside too."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -559,8 +559,14 @@ class Buffer(Part):
 
     def model(self, model: Model) -> Stream:
         upper = model.stream(self.upper)
-        lossy = upper.lossy or self.overflow != "block"
-        return Stream(upper.segments, upper.marks, upper.cut, lossy)
+        if self.overflow == "block" or upper.lossy:
+            return upper
+
+        def keep(strand: Strand) -> tuple[list[Strand], bool]:
+            return [[replace(i, kept=True) if isinstance(i, Fail) else i for i in strand]], False
+
+        kept = upper.each(keep)
+        return Stream(kept.segments, kept.marks, kept.cut, True)
 
 
 @dataclass(eq=False)

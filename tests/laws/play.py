@@ -405,7 +405,9 @@ class Play:
                     continue
                 known = places.get(event.value, {})
                 for other, item in enumerate(events):
-                    if isinstance(item, Mark):
+                    if isinstance(item, Mark) or (
+                        isinstance(item, Fail) and self.case.has(Zip)  # it stands for a pair
+                    ):
                         continue
                     leaves = leaves_of(item)
                     sides = {

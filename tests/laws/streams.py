@@ -24,6 +24,7 @@ class Fail:
 
     stage: str
     item: str
+    kept: bool = field(default=False, compare=False)  # by the lossy buffers that it has passed
 
 
 @dataclass(frozen=True)
@@ -185,17 +186,22 @@ class _Walk:
         return bool(states)
 
     def _may_skip(self, items: Sequence[Any]) -> bool:
-        return not items or (self.lossy and not any(isinstance(item, Fail) for item in items))
+        return not items or (self.lossy and not any(map(_must_come, items)))
 
     def left(self) -> list[Any]:
         """What has not come and should have."""
         ways = [tuple(self.at)] if self.unique else list(self.states)
         for at in ways:
             left = [i for n, a in enumerate(at) for i in self.strands[n][a:]]
-            left = [i for i in left if not self.lossy or isinstance(i, Fail)]
+            left = [i for i in left if not self.lossy or _must_come(i)]
             if not left:
                 return []
         return left
+
+
+def _must_come(item: Any) -> bool:
+    """Whether an item comes out of a lossy flow for sure."""
+    return isinstance(item, Fail) and item.kept
 
 
 def _key(item: Any) -> Any:
