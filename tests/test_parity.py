@@ -754,15 +754,13 @@ async def test_b3_one_task_for_each_buffered_iterable() -> None:
     """Generators between two buffered ones may stand unbuffered."""
     tasks = set()
 
-    async def noting(it: AsyncIterator[int] | None) -> AsyncIterator[int]:
-        for value in range(5):
-            if it is not None:
-                value = await anext(it)
+    async def noting(it: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for value in it:
             tasks.add(anyio.get_current_task().id)
             yield value
 
     buffer_iterable = buffered_pipeline()
-    chain = buffer_iterable(noting(noting(buffer_iterable(noting(noting(None))))))
+    chain = buffer_iterable(noting(noting(buffer_iterable(noting(items(*range(5)))))))
     assert [value async for value in chain] == list(range(5))
     assert len(tasks) == 2
     assert anyio.get_current_task().id not in tasks
