@@ -84,6 +84,7 @@ class Host:
             with CancelScope() as self._scope:
                 if self._ended:
                     return
+                assert self._opening is not None
                 async with self._opening as self.run, create_task_group() as self._group:
                     self._entered.set()
                     await sleep_forever()
@@ -123,9 +124,16 @@ class Host:
             return
 
     async def wait_gone(self) -> None:
-        """Wait until nothing of the run is left; not to be cancelled."""
-        with CancelScope(shield=True):
-            await self.gone.wait()
+        """Wait until nothing of the run is left; a cancellation meanwhile is raised afterwards."""
+        cancelled: BaseException | None = None
+        while not self.gone.is_set():
+            try:
+                with CancelScope(shield=True):
+                    await self.gone.wait()
+            except get_cancelled_exc_class() as error:  # asyncio's Task.cancel() heeds no shield
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     async def close(self) -> None:
         """Leave the block and wait until nothing of the run is left."""
@@ -153,8 +161,7 @@ class Host:
                 return await self._events.__anext__()
         except ClosedError:
             self._events = None
-            self.end()
-            await self.wait_gone()
+            await self.wait_gone()  # it ends by itself; to cancel it now could hide why
             if self.error is not None:
                 raise self.error from None
             raise StopAsyncIteration from None

@@ -147,7 +147,8 @@ class Stage(Generic[In, Out]):
                 result: Any = (
                     self._handler(value, context) if self._wants_context else self._handler(value)
                 )
-                return await result if isawaitable(result) else result
+                done: Out = await result if isawaitable(result) else result
+                return done
             except Exception as error:
                 failures += 1
                 if not self._retry.again(error, failures):
@@ -292,8 +293,7 @@ class _Work:
     async def lane(self, _: int) -> None:
         """Take item after item through the pipeline."""
         results, run, template = self.results, self._run, self._context
-        taken = 0
-        for item in self._items:
+        for taken, item in enumerate(self._items, start=1):
             place = len(results)
             results.append(None)
             try:
@@ -303,7 +303,6 @@ class _Work:
                     self.failed = self.failed or error
                     raise
                 results[place] = error
-            taken += 1
             if taken % _TURN == 0:
                 await checkpoint()
         self._over = True

@@ -199,6 +199,11 @@ class _Links:
     async def _end(self, hosts: list[Host]) -> None:
         for host in hosts:
             host.end()
+        try:
+            for host in hosts:
+                await host.wait_gone()
+        except BaseException:
+            await self._end(hosts)  # cancelled meanwhile: the others are waited for all the same
+            raise
         for host in hosts:
-            await host.wait_gone()
             self._inside.pop(host, None)

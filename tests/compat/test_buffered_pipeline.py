@@ -1,0 +1,254 @@
+"""buffered_pipeline: nothing is left behind, at whatever point it is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from anyio.lowlevel import checkpoint
+
+from flowstage import Sentinel
+from flowstage.compat.buffered_pipeline import buffered_pipeline
+
+from ..conftest import virtual_time
+from ..harness import BACKENDS, cancel_scope, native_cancel, sweep
+
+closed: list[str] = []
+
+
+async def numbers(count: int = 5, name: str = "numbers") -> AsyncIterator[int]:
+    try:
+        for value in range(count):
+            await anyio.sleep(1)
+            yield value
+    finally:
+        closed.append(name)
+
+
+async def passed_on(it: AsyncIterator[int], name: str = "passed_on") -> AsyncIterator[int]:
+    try:
+        async for value in it:
+            await anyio.sleep(1)
+            yield value
+    finally:
+        closed.append(name)
+
+
+def chain(size: int = 1) -> Any:
+    buffer_iterable = buffered_pipeline()
+    first = buffer_iterable(numbers(), size)
+    return buffer_iterable(passed_on(buffer_iterable(passed_on(first), size)), size)
+
+
+@pytest.fixture(autouse=True)
+def nothing_closed() -> None:
+    closed.clear()
+
+
+async def read_all() -> list[int]:
+    return [value async for value in chain()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancelled_at_any_point_it_leaves_nothing(backend: str) -> None:
+    """By the scope around it."""
+    for _, outcome in sweep(backend, lambda: read_all, cancel_scope):
+        outcome.check()
+
+
+@pytest.mark.slow
+def test_cancelled_natively_at_any_point_it_leaves_nothing() -> None:
+    """By `Task.cancel`, which only asyncio has."""
+    for _, outcome in sweep("asyncio", lambda: read_all, native_cancel):
+        outcome.check()
+
+
+@virtual_time
+async def test_a_break_from_a_closed_block_has_ended_everything() -> None:
+    """`aclosing` waits."""
+    before = len(anyio.get_running_tasks())
+    async with aclosing(chain()) as values:
+        async for _ in values:
+            break
+    assert len(anyio.get_running_tasks()) == before
+    assert sorted(closed) == ["numbers", "passed_on", "passed_on"]
+    assert [value async for value in values] == []
+
+
+async def dropped_after_one() -> None:
+    async def fast(it: AsyncIterator[int] | None) -> AsyncIterator[int]:
+        try:
+            if it is None:
+                for value in range(1000):
+                    yield value
+            else:
+                async for value in it:
+                    yield value
+        finally:
+            closed.append("fast")
+
+    buffer_iterable = buffered_pipeline()
+    values = buffer_iterable(fast(buffer_iterable(fast(None), 3)), 3)
+    async for _ in values:
+        break
+
+
+async def test_a_bare_break_ends_everything_within_a_few_steps() -> None:
+    """As soon as the iterator is dropped."""
+    before = len(anyio.get_running_tasks())
+    await dropped_after_one()
+    for _ in range(10):
+        await checkpoint()
+    assert len(anyio.get_running_tasks()) == before
+    assert closed == ["fast", "fast"]
+
+
+async def test_dropping_it_in_another_thread_ends_it_too() -> None:
+    """The collector runs wherever it likes."""
+    before = len(anyio.get_running_tasks())
+
+    async def fast() -> AsyncIterator[int]:
+        for value in range(1000):
+            yield value
+
+    box = [buffered_pipeline()(fast())]
+    assert await anext(box[0]) == 0
+    dropping = threading.Thread(target=box.clear)
+    dropping.start()
+    dropping.join()
+    for _ in range(10):
+        await checkpoint()
+    assert len(anyio.get_running_tasks()) == before
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("run", [asyncio.run, trio.run], ids=["asyncio", "trio"])
+def test_a_break_at_the_very_end_of_the_program_is_clean(
+    run: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The event loop's own end ends the rest, without a word."""
+    kept: list[Any] = []
+
+    async def program(keep: bool) -> None:
+        async def endless() -> AsyncIterator[int]:
+            value = 0
+            while True:
+                await checkpoint()
+                yield value
+                value += 1
+
+        buffer_iterable = buffered_pipeline()
+        values = buffer_iterable(passed_quickly(buffer_iterable(endless())))
+        if keep:
+            kept.append(values)
+        async for value in values:
+            if value == 3:
+                break
+
+    for keep in (False, True):
+        run(program, keep) if run is trio.run else run(program(keep))
+    kept.clear()
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+async def passed_quickly(it: AsyncIterator[int]) -> AsyncIterator[int]:
+    async for value in it:
+        yield value
+
+
+@virtual_time
+async def test_an_exception_ends_those_that_stand_beside_it() -> None:
+    """Iterables of one pipeline that are read side by side."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise KeyError("broken")
+
+    before = len(anyio.get_running_tasks())
+    buffer_iterable = buffered_pipeline()
+    one, other = buffer_iterable(numbers()), buffer_iterable(broken())
+    assert await anext(one) == 0
+    assert await anext(other) == 0
+    with pytest.raises(KeyError):
+        await anext(other)
+    assert len(anyio.get_running_tasks()) == before
+    assert closed == ["numbers"]
+    assert [value async for value in one] == []
+
+
+async def test_a_generator_may_deal_with_the_exception_of_the_one_before() -> None:
+    """It reaches the code that asked for the value."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 1
+        raise KeyError("broken")
+
+    async def patient(it: AsyncIterator[int]) -> AsyncIterator[int]:
+        try:
+            async for value in it:
+                yield value
+        except KeyError:
+            yield -1
+
+    buffer_iterable = buffered_pipeline()
+    values = buffer_iterable(patient(buffer_iterable(broken())))
+    assert [value async for value in values] == [1, -1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_the_program_reaches_the_caller(error: type[BaseException]) -> None:
+    """Bare, and not lost in a task."""
+
+    async def ending() -> AsyncIterator[int]:
+        yield 1
+        raise error
+
+    values = buffered_pipeline()(ending())
+    assert await anext(values) == 1
+    with pytest.raises(error):
+        await anext(values)
+
+
+async def test_one_that_is_never_read_is_never_begun() -> None:
+    """No task, and the generator is as it was."""
+    before = len(anyio.get_running_tasks())
+    generator = numbers()
+    buffered_pipeline()(generator)
+    await checkpoint()
+    assert len(anyio.get_running_tasks()) == before
+    assert closed == []
+    await generator.aclose()
+
+
+async def test_any_value_passes() -> None:
+    """Exceptions, `None`, even a sentinel of flowstage's."""
+    given = [None, KeyError("a value"), Sentinel("a value"), Ellipsis, StopAsyncIteration]
+
+    async def values() -> AsyncIterator[Any]:
+        for value in given:
+            yield value
+
+    assert [value async for value in buffered_pipeline()(values())] == given
+
+
+def test_wrong_arguments_are_refused() -> None:
+    """At the line where they are given."""
+    buffer_iterable = buffered_pipeline()
+    with pytest.raises(TypeError, match="takes an async iterable, not list"):
+        buffer_iterable([1, 2])  # type: ignore[arg-type]  # the point of the test
+    generator = numbers()
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="buffer_size must be at least 1"):
+            buffer_iterable(generator, wrong)
+    for unfit in (True, 1.0, "1"):
+        with pytest.raises(TypeError, match="buffer_size must be a whole number"):
+            buffer_iterable(generator, buffer_size=unfit)  # type: ignore[arg-type]  # see above
