@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from time import perf_counter
 
 from ._draw import kind_of
@@ -125,7 +126,7 @@ def _edges(live: Live) -> tuple[EdgeReport, ...]:
     ]
     names = live.topology.names
     for task in live.plan.tasks:
-        for upper, lower in zip(task, task[1:], strict=False):
+        for upper, lower in pairwise(task):
             count = live.tallies[lower].taken
             reports.append(EdgeReport(names[upper], names[lower], 0, count, count, 0, 0))
     return tuple(reports)

@@ -19,9 +19,11 @@ class Wake(Protocol):
 
     def __await__(self) -> Generator[Any, None, None]:
         """Wait to be woken."""
+        ...
 
     def done(self) -> bool:
         """Tell whether the wait is over, by a wake or a cancellation."""
+        ...
 
     def set_result(self, result: None, /) -> None:
         """Wake the task; not to be called when the wait is over."""

@@ -33,6 +33,7 @@ from typing import Any
 
 from anyio import BrokenResourceError, create_memory_object_stream
 
+from ._clock import Times, leave
 from ._envelope import Envelope, Fault, Hole, Mark
 from ._watch import Bell
 
@@ -71,6 +72,7 @@ class Edge:
         "_send_stream",
         "aligned",
         "capacity",
+        "clocks",
         "discarded",
         "dropped",
         "ended",
@@ -80,6 +82,7 @@ class Edge:
         "finished",
         "flushed",
         "head",
+        "is_entry",
         "marks_inside",
         "marks_out",
         "marks_total",
@@ -112,9 +115,11 @@ class Edge:
         self.writer: Bell | None = None
         self.ended = self.finished = False
         self.wanted = True
+        self.is_entry = False  # it comes straight from where items enter
         self.on_want: Callable[[], Iterable[Edge]] | None = None
         self.on_finish: Callable[[], None] | None = None
         self.reclaim: Callable[[Any], None] | None = None
+        self.clocks: Times | None = None  # who wants the clocks of what comes in, at an end
         # Things are items, failures, and marks (barriers, holes); all three are counted.
         self.total = self.taken = self.flushed = 0
         self.marks_total = self.marks_inside = self.marks_out = 0
@@ -135,7 +140,7 @@ class Edge:
             return self._full(thing)
         tail = self.tail
         if tail.__class__ is deque:
-            tail.append(thing)  # type: ignore[union-attr]  # a deque, as the line above has seen
+            tail.append(thing)  # pyright: ignore[reportOptionalMemberAccess]
         else:
             self._begin(deque((thing,)))
         self.total = total + 1
@@ -154,7 +159,7 @@ class Edge:
             return self._full(Envelope(value))
         tail = self.tail
         if tail.__class__ is Bare:
-            tail.append(value)  # type: ignore[union-attr]  # a deque, as the line above has seen
+            tail.append(value)  # pyright: ignore[reportOptionalMemberAccess]
         else:
             self._begin(Bare((value,)))
         self.total = total + 1
@@ -168,7 +173,7 @@ class Edge:
             return
         tail = self.tail
         if tail.__class__ is Bare:
-            tail.extend(values)  # type: ignore[union-attr]  # a deque, as the line above has seen
+            tail.extend(values)  # pyright: ignore[reportOptionalMemberAccess]
         else:
             self._begin(Bare(values))
         self.total += len(values)
@@ -449,6 +454,26 @@ class Overflowing(Boxed):
 
     def room(self, thing: Any) -> bool:
         return super().room(thing) or (type(thing) is Envelope and not self.overflowed)
+
+
+class Timed(Boxed):
+    """An edge that notes on each item's clock when it came in."""
+
+    __slots__ = ()
+
+    def put(self, thing: Any) -> bool:
+        if not super().put(thing):
+            return False
+        if type(thing) is Envelope and thing.clock is not None:
+            leave(thing.clock, "" if self.is_entry else self.source)
+            if self.clocks is not None:
+                self.clocks.add(thing.clock)
+        return True
+
+
+def timed(kind: type[Edge]) -> type[Edge]:
+    """Give the kind of edge that keeps time besides."""
+    return type(f"Timed{kind.__name__}", (Timed, kind), {"__slots__": ()})
 
 
 KINDS: dict[str, type[Edge]] = {

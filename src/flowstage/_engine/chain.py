@@ -107,7 +107,7 @@ class Chain(Runner):
         """Take the values that a `flat_map` makes of one item through the stages below it."""
         tally = step.tally
         tally.taken += 1
-        hooks, frame = step.hooks, self.frame
+        hooks = step.hooks
         item, context = envelope.value, envelope.context
         failures = count = 0
         if hooks is not None:

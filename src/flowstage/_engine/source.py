@@ -682,7 +682,8 @@ class SourceRunner(EntryRunner):
             await self.wait_space()
             return True
         began = perf_counter()
-        self.got = got = []
+        got: list[Any] = []
+        self.got = got
         self.old = 0
         error: BaseException | None = None
         try:
