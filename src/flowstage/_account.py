@@ -35,6 +35,7 @@ def report_of(live: Live) -> Report:
         failed=live.failed,
         interrupts=live.interrupts,
         bottleneck=_bottleneck(live, stages, elapsed),
+        timing=None if live.times is None else live.times.report(),
     )
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
 from anyio import CancelScope, Event, create_task_group, move_on_after
 from anyio.abc import TaskGroup
 
+from ._clock import Times
 from ._engine import EntryRunner, Runner, SourceRunner, runner_for
 from ._engine.call import CallStep
 from ._engine.join import ConcatRunner
@@ -32,7 +34,7 @@ from ._stats import Tally
 from ._still import Stillness
 from ._topology import Node, Topology
 from ._watch import Doorbell, Watch
-from ._wires import KINDS, Edge, Outlet, Overflowing, Rendezvous
+from ._wires import KINDS, Edge, Outlet, Overflowing, Rendezvous, timed
 
 logger = logging.getLogger("flowstage")
 
@@ -57,6 +59,7 @@ class Live:
         self.topology, self.plan = topology, plan
         self.on_error: OnError = on_error
         self.timing = timing
+        self.times = Times() if timing else None
         self.observers = observers
         self.context = context
         self.close_timeout = close_timeout
@@ -117,7 +120,12 @@ class Live:
 
     def _make_edge(self, planned: PlannedEdge, source: str, target: str) -> Edge:
         kind = KINDS[planned.overflow] if planned.capacity else Rendezvous
+        if self.times is not None:
+            kind = timed(kind)
         edge = kind(source, target, planned.capacity, aligned=planned.edge.aligned)
+        edge.is_entry = not planned.source.node.upstream
+        if planned.target is None:
+            edge.clocks = self.times
         if isinstance(edge, Overflowing):
             node = planned.buffer or planned.target
             name = target if node is None else self.topology.names[node]
@@ -257,11 +265,7 @@ class Live:
             return Envelope(item)
         if context is None and self.contextual:
             context = dict(self.context or ())
-        return Envelope(item, context, self.clock())
-
-    def clock(self) -> Any:
-        """Give the clock of an item that enters, when items are timed."""
-        return None
+        return Envelope(item, context, [perf_counter()] if self.timing else None)
 
     def joined(self, value: Any, parts: Sequence[Envelope], *, merge: bool = False) -> Envelope:
         """Put what was made of several items into an envelope."""
@@ -274,7 +278,9 @@ class Live:
                 context = {}
                 for part in parts:
                     context.update(part.context or ())
-        return Envelope(value, context, None)
+        clocks = [part.clock for part in parts if part.clock is not None]
+        oldest = min(clocks, key=itemgetter(0), default=None)
+        return Envelope(value, context, None if oldest is None else oldest.copy())
 
     # -- sentinels ------------------------------------------------------------------------------
 
@@ -371,6 +377,8 @@ class Live:
         if self.closed:
             return
         self.elapsed = perf_counter() - self.opened
+        for entry in self.entries.values():
+            entry.line.refuse_all()  # who still waits to send has sent nothing
         for runner in self.runners:
             runner.discard()
         for edge in self.edges.values():

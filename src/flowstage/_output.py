@@ -157,10 +157,8 @@ class _Reading(AsyncIterator[Any]):
         self.over = False
 
     async def _next(self) -> Any:
+        """Wait for the next thing. While there is one to take, which task asks matters to nobody."""
         output = self.output
-        # While there is something to take, whose turn it is matters to nobody.
-        if (thing := output.take_soon()) is not EMPTY:
-            return thing
         if get_current_task().id != self.task:
             raise BusyResourceError("iterating over")
         await output.turn()
@@ -173,8 +171,10 @@ class _Reading(AsyncIterator[Any]):
 
 class _Results(_Reading):
     async def __anext__(self) -> Any:
+        take_soon = self.output.take_soon
         while True:
-            thing = await self._next()
+            if (thing := take_soon()) is EMPTY:
+                thing = await self._next()
             if type(thing) is Envelope:
                 return thing.value
             if type(thing) is Fault:
@@ -188,8 +188,10 @@ class _Results(_Reading):
 
 class _Events(_Reading):
     async def __anext__(self) -> Any:
+        take_soon = self.output.take_soon
         while True:
-            thing = await self._next()
+            if (thing := take_soon()) is EMPTY:
+                thing = await self._next()
             if type(thing) is Envelope:
                 return thing.value
             if type(thing) is Fault:

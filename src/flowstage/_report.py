@@ -118,6 +118,106 @@ class Bottleneck:
 
 
 @frozen
+class Summary:
+    """Durations in seconds, summed up.
+
+    Attributes:
+        count: how many there were.
+        mean, low, high: their mean, the shortest and the longest.
+        p50, p90, p99: percentiles, from an even sample of up to some thousands of them.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+
+
+@frozen
+class StageTime:
+    """One item's time at one stage, in seconds.
+
+    Attributes:
+        queue_wait: from entering the edge until the function worked on it: the edge, a batch being
+            filled, sleeps between retries.
+        computation: in the function.
+        transmission: from the result until the next edge took it: its turn in order, and room.
+    """
+
+    queue_wait: float
+    computation: float
+    transmission: float
+
+    @property
+    def total(self) -> float:
+        """All three together."""
+        return self.queue_wait + self.computation + self.transmission
+
+
+@frozen
+class ItemTimes:
+    """One item's way, from entering the graph until it was ready to be read.
+
+    Attributes:
+        created: when it entered, by `time.perf_counter`.
+        latency: seconds from then on; the totals of its stages add up to it.
+        stages: its time at each stage that it passed, by name, in the order of its way.
+    """
+
+    created: float
+    latency: float
+    stages: Mapping[str, StageTime]
+
+
+@frozen
+class StageTimes:
+    """The times of all items at one stage."""
+
+    queue_wait: Summary
+    computation: Summary
+    transmission: Summary
+    total: Summary
+
+
+@frozen
+class Timing:
+    """The times of single items, with `timing=True`.
+
+    A batch, and every other result of several items, has the clock of its oldest one.
+
+    Attributes:
+        latency: from entering the graph until ready to be read.
+        stages: what it is made of, stage by stage.
+        efficiency: the mean share of an item's latency in which a function worked on it.
+        overhead: the rest, `1 - efficiency`.
+        items: the last 1,000 items singly.
+    """
+
+    latency: Summary
+    stages: Mapping[str, StageTimes]
+    efficiency: float
+    overhead: float
+    items: tuple[ItemTimes, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"latency of {self.latency.count} items: mean {seconds(self.latency.mean)}, "
+            f"p50 {seconds(self.latency.p50)}, p99 {seconds(self.latency.p99)}; "
+            f"{self.efficiency:.0%} of it computation"
+        ]
+        for name, times in self.stages.items():
+            lines.append(
+                f"  {name}: queue {seconds(times.queue_wait.mean)}, "
+                f"computation {seconds(times.computation.mean)}, "
+                f"transmission {seconds(times.transmission.mean)}"
+            )
+        return "\n".join(lines)
+
+
+@frozen
 class Report:
     """The figures of a run at one moment, or at its end.
 
@@ -129,6 +229,7 @@ class Report:
         failed: how many there were in all.
         interrupts: how many times the run was interrupted.
         bottleneck: the stage that sets the pace, if one can be told.
+        timing: the times of single items, if the run was opened with `timing=True`.
     """
 
     elapsed: float
@@ -138,7 +239,7 @@ class Report:
     failed: int = 0
     interrupts: int = 0
     bottleneck: Bottleneck | None = None
-    timing: Any = None
+    timing: Timing | None = None
 
     def stage(self, name: str) -> StageReport:
         """Give one stage's account.

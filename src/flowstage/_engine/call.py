@@ -15,6 +15,7 @@ from typing import Any
 
 from anyio import current_time, move_on_after, sleep
 
+from .._clock import compute
 from .._envelope import Envelope, Sentinel
 from .._errors import StageError, StageTimeout
 from .._stages import CallStage, FilterStage, MapStage, TapStage
@@ -43,16 +44,17 @@ class CallStep(Step):
         kind: which tight loop runs it, if any.
         settled: whether it is known if the function gives awaitables.
         awaits: that it does.
-        simple: a bare `fn(value)` is all there is to a call.
+        bare: `fn(value)` is all there is to a call.
+        simple: it is bare, and nobody keeps the times of items.
         waits_for_values: it is a `flat_map` that has given an async iterable.
     """
 
     __slots__ = (
         "awaits",
+        "bare",
         "fn",
         "frame",
         "hooks",
-        "keep_time",
         "kind",
         "options",
         "settled",
@@ -74,11 +76,9 @@ class CallStep(Step):
         self.settled = self.awaits or options.on is not None
         self.waits_for_values = False
         self.hooks = Hooks.of(frame, tally.name)
-        self.keep_time = frame.timing
         self.kind = KINDS.get(type(stage), "")
-        self.simple = not (
-            options.retry or options.timeout or options.pass_context or self.hooks or frame.timing
-        )
+        self.bare = not (options.retry or options.timeout or options.pass_context or self.hooks)
+        self.simple = self.bare and not frame.timing
 
     async def call(self, envelope: Envelope) -> Any:
         """Give the function's result for an item.
@@ -156,8 +156,8 @@ class CallStep(Step):
     def spent(self, envelope: Envelope, seconds: float) -> None:
         """Count time that the function took."""
         self.tally.calls.record(seconds)
-        if self.keep_time and envelope.clock is not None:
-            envelope.clock.compute(seconds)
+        if envelope.clock is not None:
+            compute(envelope.clock, self.name, seconds)
 
     def start(self, envelope: Envelope) -> Any:
         """Make the call; tell by the first result whether it has to be awaited."""

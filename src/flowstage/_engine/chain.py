@@ -56,7 +56,9 @@ class Chain(Runner):
         self.is_bare = frame.plain and all(step.simple and step.kind for step in self.calls)
         if any(step.kind != "map" for step in self.calls):
             self.is_bare = self.is_bare and not self.outlet.aligned
-        self.becomes_fast = self.is_bare
+        only_maps = all(step.bare and step.kind == "map" for step in self.calls)
+        self.keeps_time = bool(frame.timing and not frame.contextual and self.calls and only_maps)
+        self.becomes_fast = self.is_bare or self.keeps_time
         self.until_sample = 0  # calls of an async function until one is timed again
         self.many = 1  # items in a burst: grows while bursts are short
         self.turn = 0.0  # seconds since the last checkpoint
@@ -148,6 +150,54 @@ class Chain(Runner):
 
     # -- the fast way ---------------------------------------------------------------------------
 
+    def is_timed(self) -> bool:
+        """Tell whether every stage is a bare call of which the items' times are kept."""
+        return self.keeps_time and all(step.settled for step in self.calls)
+
+    async def burst_timed(self, inlet: Edge) -> None:
+        """Process what is there, for one turn, with the times of each item on its clock."""
+        put, calls = self.outlet.put, self.calls
+        began = perf_counter()
+        for turn in range(MOST_IN_A_TURN):
+            thing = inlet.take()
+            if type(thing) is not Envelope:
+                if thing is EMPTY:
+                    return
+                await self.pass_mark(thing)
+                continue
+            clock, now = thing.clock, 0.0
+            step = calls[0]
+            try:
+                for step in calls:
+                    start = perf_counter()
+                    result = step.fn(thing.value)
+                    if step.awaits:
+                        result = await result
+                    now = perf_counter()
+                    if type(result) is Sentinel:
+                        raise sentinel_given(step.name)
+                    if len(clock) % 4 == 0:
+                        clock.append(clock[-1])
+                    clock += (step.name, now - start, now)
+                    if not turn & (SAMPLE - 1):
+                        step.tally.calls.record(now - start, SAMPLE)
+                    thing.value = result
+            except BaseException as error:
+                await self.failed_fast(step, thing.value, error)
+                return
+            self.check()
+            try:
+                if put(thing):
+                    if now - began < LONGEST_TURN:
+                        continue
+                    break
+            except Enough:
+                pass  # `give` finds out whether the failures are still wanted
+            if not await self.give(thing, self.outlet):
+                self.unwanted += 1
+        await checkpoint()
+        self.check()
+
     def is_fast(self) -> bool:
         """Tell whether every stage is a bare call whose nature is known; only the first may wait."""
         calls = self.calls
@@ -168,6 +218,8 @@ class Chain(Runner):
                     await self.burst(inlet)
                 else:
                     await self.careful_burst(inlet)
+            elif self.is_timed():
+                await self.burst_timed(inlet)
             else:
                 await self.careful_burst(inlet)
             if inlet.used:
@@ -189,7 +241,7 @@ class Chain(Runner):
                 await self.pass_mark(thing)
             if perf_counter() > end:
                 break
-            if self.becomes_fast and self.is_fast():
+            if self.becomes_fast and (self.is_fast() or self.is_timed()):
                 self.becomes_fast = False
                 return
         await checkpoint()

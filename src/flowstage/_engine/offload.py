@@ -37,6 +37,7 @@ from anyio import (
 )
 from anyio.lowlevel import RunVar, checkpoint_if_cancelled
 
+from .._clock import compute
 from .._envelope import HOLE, Envelope, Sentinel
 from .._epoch import Flushed
 from .._errors import StageTimeout
@@ -50,6 +51,15 @@ from .runner import Frame, Step, Stopped, own_error
 SLICE = 0.002
 """Seconds after which a call hands back what is done; 60 µs of a call are then 3 % of it."""
 MOST_IN_A_CALL = 256
+
+
+def timed_call(call: Callable[[Envelope], Any], name: str, envelope: Envelope) -> Any:
+    """Call a function and note the time on the item's clock. Runs in a thread."""
+    began = perf_counter()
+    result = call(envelope)
+    if envelope.clock is not None:
+        compute(envelope.clock, name, perf_counter() - began)
+    return result
 
 
 def run_slice(
@@ -207,7 +217,7 @@ class Offload(Pool):
         coming: workers that were called and have not taken anything yet.
         crew: workers that have nothing to do.
         pace: seconds an item takes, a moving average.
-        single: one item a call, because it may be timed out, tried again, observed or timed.
+        single: one item a call, because it may be timed out, tried again or observed.
         shifts: the seats of the workers that have been called, taken or waited for.
     """
 
@@ -227,11 +237,13 @@ class Offload(Pool):
         self.place = options.on
         self.room = self.width * MOST_IN_A_CALL
         self.pace = 0.0
-        self.single = bool(options.timeout or options.retry or self.step.hooks or frame.timing)
+        self.single = bool(options.timeout or options.retry or self.step.hooks)
         fn = self.step.fn
         self.call: Callable[[Envelope], Any] = lambda envelope: fn(envelope.value)
         if options.pass_context:
             self.call = lambda envelope: fn(envelope.value, context=envelope.context)
+        if frame.timing and not self.single and not self.is_flat:
+            self.call = partial(timed_call, self.call, self.step.name)
         self.step.tally.sampled = not self.single
 
     def _begin(self) -> None:
@@ -424,6 +436,8 @@ class Offload(Pool):
             for slot, (values, _, error) in zip(batch, answers, strict=False):
                 if error is not None:
                     error = await own_error(error, self.frame, self.step.name)
+                if slot.envelope.clock is not None:
+                    compute(slot.envelope.clock, self.step.name, spent / begun)
                 self.flat_done(slot, values, error)
         if last is not None:
             self.advance()

@@ -345,6 +345,7 @@ class SourceRunner(EntryRunner):
         self.pulled = self.lost = 0
         self.pulling = self.stopping = self.is_done = self.at_gate = False
         self.pull_scope: CancelScope | None = None
+        self.late: BaseException | None = None  # what a thread raised as `stop` was called
         self.pump_bell = Bell(frame.watch)
         self.line.changed = self.pump_bell.ring
         self.hand: deque[tuple[Any, float]] = deque()
@@ -399,6 +400,8 @@ class SourceRunner(EntryRunner):
             with CancelScope() as self.pull_scope:
                 await self._pull_all(values)
             await self._settle(self._enter_hand)
+            if self.late is not None:
+                await self._failed_pull(self.late)
         except BaseException as raised:
             error = raised
             raise
@@ -635,7 +638,9 @@ class SourceRunner(EntryRunner):
                 self.lost += 1
             else:
                 self.hand.append((value, when))
-        if self.stopping:
+        if self.stopping:  # the rest has to be done outside the scope that `stop` has cancelled
+            if not isinstance(error, get_cancelled_exc_class()):
+                self.late = error
             return False
         await self._enter_hand()
         if error is not None:

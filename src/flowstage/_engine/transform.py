@@ -9,11 +9,13 @@ instead, the function is begun afresh behind it, and all that it gives before it
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 from anyio import current_effective_deadline, get_current_task, sleep_forever
 from anyio.lowlevel import checkpoint
 
+from .._clock import compute
 from .._envelope import Barrier, Envelope, Failure, Sentinel
 from .._epoch import Flushed
 from .._errors import NO_ITEM
@@ -82,6 +84,8 @@ class TransformRunner(Runner):
         self.segments = stage.segments
         self.tally = steps[0].tally
         self.held: Envelope | None = None
+        self.last: Envelope | None = None  # the clock of the last item, when items are timed
+        self.last_began = 0.0
 
     async def serve(self) -> None:
         self.held = None
@@ -103,7 +107,7 @@ class TransformRunner(Runner):
             while (value := await self.guarded_next(values)) is not DONE:
                 self.check()
                 self.tally.given += 1
-                await self.give(self.frame.joined(value, [self.held] if self.held else []), outlet)
+                await self.give(self.frame.joined(value, self.parts()), outlet)
         finally:
             late = None
             if values is not None and not values.closed:
@@ -154,6 +158,18 @@ class TransformRunner(Runner):
     def hold(self, envelope: Envelope) -> None:
         """Note the item that the function has now."""
         self.held = envelope
+        if envelope.clock is not None:
+            self.last = Envelope(None, None, envelope.clock)
+            self.last_began = perf_counter()
+
+    def parts(self) -> list[Envelope]:
+        """Give what stands for the items of a result: the clock of the last one, for its times."""
+        if self.last is None:
+            return []
+        now = perf_counter()
+        compute(self.last.clock, self.name, now - self.last_began)
+        self.last_began = now
+        return [self.last]
 
     def settle_item(self) -> None:
         """Count the item that the function had as done: it asks for the next, or has ended."""

@@ -44,6 +44,8 @@ class Host:
         run: the run, once `start` has returned.
         error: what the block raised, if it did.
         gone: set when the block has been left and nothing of the run remains.
+        read: what `next_event` calls first; for a loop that deals with what it may raise by calling
+            `next_event` again.
     """
 
     run: Run[Any, Any]
@@ -57,6 +59,7 @@ class Host:
         self._entered = Event()
         self._ended = False
         self._scope: CancelScope | None = None
+        self.read: Callable[[], Awaitable[Any]] | None = None
         self._events: AsyncIterator[Any] | None = None
         self._task: Any = None
         self._soon: Soon | None = None
@@ -93,7 +96,7 @@ class Host:
         except BaseException as error:
             self.error = error
         finally:
-            self._opening = self._events = None
+            self._opening = self._events = self.read = None
             self.gone.set()
             self._entered.set()
 
@@ -153,14 +156,16 @@ class Host:
         try:
             if self._events is None:
                 self._events = self.run.events()
+                self.read = self._events.__anext__
             try:
                 return await self._events.__anext__()
             except BusyResourceError:  # it belongs to the task that asked last
-                self._events = None
+                self._events = self.read = None
                 self._events = self.run.events()
+                self.read = self._events.__anext__
                 return await self._events.__anext__()
         except ClosedError:
-            self._events = None
+            self._events = self.read = None
             await self.wait_gone()  # it ends by itself; to cancel it now could hide why
             if self.error is not None:
                 raise self.error from None

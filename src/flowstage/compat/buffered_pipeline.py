@@ -13,7 +13,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar
 
-from flowstage import source
+from anyio import BusyResourceError
+
+from flowstage import ClosedError, source
 
 from ._host import Host
 
@@ -79,7 +81,11 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         if host is None:
             host = await self._begin()
         try:
-            value: Any = await host.next_event()
+            try:
+                read = host.read or host.next_event
+                value: Any = await read()
+            except (BusyResourceError, ClosedError):
+                value = await host.next_event()
         except StopAsyncIteration:
             await self.aclose()
             raise
