@@ -159,8 +159,7 @@ class Weaver:
         rng = self.rng
         if self.used and rng.random() < 0.35:
             return rng.choice(self.used)
-        chosen = rng.choice(self.open_ports)
-        return chosen
+        return rng.choice(self.open_ports)
 
     def use(self, *taken: tuple[str, Flow[Any, Any]]) -> None:
         for one in taken:
@@ -190,9 +189,7 @@ class Weaver:
             new = flow.map(self.waiting(), **opts)
         elif kind in ("pool", "unordered"):
             if self.threads and rng.random() < 0.5:
-                new = flow.map(
-                    self.plain(), on=Threads(2), ordered=kind == "pool", **opts
-                )
+                new = flow.map(self.plain(), on=Threads(2), ordered=kind == "pool", **opts)
             else:
                 new = flow.map(self.waiting(), concurrency=3, ordered=kind == "pool", **opts)
         elif kind == "filter":

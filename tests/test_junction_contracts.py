@@ -6,12 +6,15 @@ every sentinel once to every end, lets go of everything at an interrupt, and kee
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from attrs import frozen
 
@@ -36,7 +39,7 @@ Branch = Callable[[Flow[Any, Any]], Flow[Any, Any]]
 
 
 async def later(value: Any) -> Any:
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     return value
 
 
@@ -291,7 +294,7 @@ async def test_closing_every_end_stops_the_graph(shape: str, after: int) -> None
             pulled[0] += 1
             yield pulled[0]
 
-    given: Any = endless if len(made.inputs) == 1 else {flow: endless for flow in made.inputs}
+    given: Any = endless if len(made.inputs) == 1 else dict.fromkeys(made.inputs, endless)
     with no_leaks(), soon():
         async with made.graph.open(given, buffer=2) as run:
 
@@ -428,7 +431,7 @@ async def test_sentinels_from_several_sources_have_one_order(shape: str, count: 
                 yield number
                 yield Sentinel((label, number))
                 yield Sentinel((label, number, "again"))
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             yield Sentinel((label, "last"))
 
         return items
@@ -475,7 +478,14 @@ async def test_interrupt(shape: str, branch: str, point: str) -> None:
     (half rows); with sentinels waiting in the joins; while everything flows.
     """
     made = build(shape, branch)
-    fresh = sorted(map(repr, sum((await results(build(shape, branch), range(100, 106))).values(), [])))
+    fresh = sorted(
+        map(
+            repr,
+            functools.reduce(
+                operator.iadd, (await results(build(shape, branch), range(100, 106))).values(), []
+            ),
+        )
+    )
     with no_leaks(), soon():
         async with made.graph.open(buffer=1) as run:
             ends = Ends(run, made)
@@ -508,7 +518,7 @@ async def test_interrupt(shape: str, branch: str, point: str) -> None:
                         senders.start_soon(new, run, flow)
         check_accounts(run.report(), over=True)
     assert all(got == ["new"] for got in ends.sentinels().values()), ends.events
-    got = sum(ends.values().values(), [])
+    got = functools.reduce(operator.iadd, ends.values().values(), [])
     if shape in ("zip_latest", "fork_zip_latest"):
         assert set(flat(got)) <= set(range(100, 106))
         assert got[-1] == (105, 105)
@@ -554,7 +564,7 @@ async def test_interrupt_while_threads_run(shape: str) -> None:
                     await run.send(101, to=flow)
                 run.finish()
         check_accounts(run.report(), over=True)
-    assert set(flat(sum(ends.values().values(), []))) == {100, 101}
+    assert set(flat(functools.reduce(operator.iadd, ends.values().values(), []))) == {100, 101}
 
 
 @every_shape

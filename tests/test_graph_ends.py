@@ -1,0 +1,252 @@
+"""Graphs with several inputs, sources and outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from flowstage import Failure, Flow, Graph, GraphError, Input, Sentinel, merge, source
+from flowstage.operators import take
+
+from .accounts import check_accounts, settle, soon
+from .harness import no_leaks
+
+
+def two_by_two() -> tuple[Flow[Any, Any], Flow[Any, Any], Graph]:
+    a, b = Input[int]("a"), Input[int]("b")
+    return a, b, Graph(up=merge(a, b), down=b.map(lambda v: -v))
+
+
+async def test_named_and_unnamed_ends() -> None:
+    x = Input[int]("x")
+    double, text = x.map(lambda v: 2 * v, name="double"), x.map(str)
+    assert await Graph(double, text).collect([1]) == {"double": [2], "str": ["1"]}
+    assert await Graph(double, words=text).collect([1]) == {"double": [2], "words": ["1"]}
+    twice = Graph(x.map(str), x.map(str))
+    assert await twice.collect([1]) == {"str": ["1"], "str-2": ["1"]}
+
+
+async def test_output_by_flow_and_by_name() -> None:
+    x = Input[int]("x")
+    a, b = x.map(str), x.map(lambda v: -v)
+    async with Graph(words=a, rest=b).open([1, 2]) as run:
+        assert run.output(a) is run.output("words")
+        assert [item async for item in run.output(a)] == ["1", "2"]
+        assert [item async for item in run.output("rest")] == [-1, -2]
+        for wrong in (x, "words2", None, 3):
+            with pytest.raises(
+                GraphError, match="no end of this graph; its ends are 'words', 'rest'"
+            ):
+                run.output(wrong)
+
+
+async def test_iterating_a_run_of_many_ends_is_an_error() -> None:
+    _, _, graph = two_by_two()
+    async with graph.open() as run:
+        with pytest.raises(GraphError, match=r"2 ends \('up', 'down'\)"):
+            async for _ in run:
+                pass
+        with pytest.raises(GraphError, match="run.output"):
+            run.events()
+
+
+async def test_several_inputs() -> None:
+    a, b, graph = two_by_two()
+    out = await graph.collect({a: [1, 2], b: [3]})
+    assert sorted(out["up"]) == [1, 2, 3]
+    assert out["down"] == [-3]
+
+
+async def test_one_input_has_a_source_and_the_other_is_pushed() -> None:
+    a, b, graph = two_by_two()
+    with no_leaks(), soon():
+        async with graph.open({a: [1, 2]}) as run:
+            await run.send(3)  # the only push input
+            await run.send(4, to=b)
+            with pytest.raises(GraphError, match="has a source of its own"):
+                await run.send(5, to=a)
+            with pytest.raises(GraphError, match="has a source of its own"):
+                run.finish(to=a)
+            run.finish(to=b)
+            assert [item async for item in run.output("down")] == [-3, -4]
+            assert sorted([item async for item in run.output("up")]) == [1, 2, 3, 4]
+        check_accounts(run.report(), over=True)
+
+
+async def test_send_needs_to_when_there_are_several() -> None:
+    a, b, graph = two_by_two()
+    other = Input[int]("other")
+    async with graph.open() as run:
+        with pytest.raises(GraphError, match=r"several inputs \('a', 'b'\); say which with to="):
+            await run.send(1)
+        with pytest.raises(GraphError, match="no Input of this graph"):
+            await run.send(1, to=other)
+        with pytest.raises(GraphError, match="no Input of this graph"):
+            await run.send(1, to=a.map(str))
+        await run.send(1, to=a)
+        run.send_nowait(2, to=b)
+        await run.feed([3, 4], to=b)
+        run.finish(to=a)
+        run.finish(to=a)
+        with pytest.raises(anyio.ClosedResourceError):
+            await run.send(5, to=a)
+        run.finish()
+        assert [item async for item in run.output("down")] == [-2, -3, -4]
+
+
+async def test_sources_that_fit_no_input_are_refused() -> None:
+    a, b, graph = two_by_two()
+    stray = Input[int]("stray")
+    with pytest.raises(GraphError, match="no Input of this graph; they are 'a', 'b'"):
+        graph.open({stray: [1]})
+    with pytest.raises(GraphError, match="several inputs"):
+        graph.open([1])
+    with pytest.raises(TypeError):
+        graph.open({a: "text"})
+    numbers = iter([1, 2])
+    with pytest.raises(GraphError, match="one iterator cannot feed two inputs"):
+        graph.open({a: numbers, b: numbers})
+    shared = [1, 2]
+    assert (await graph.collect({a: shared, b: shared}))["down"] == [-1, -2]
+    with pytest.raises(GraphError, match="needs a source for input 'b'"):
+        await graph.collect({a: [1]})
+    with pytest.raises(GraphError, match="needs a source for input 'b'"):
+        await graph.drain({a: [1]})
+    with pytest.raises(GraphError, match="neither an Input|no Input"):
+        source([1]).open([2])
+
+
+async def test_a_mapping_is_items_for_a_single_input() -> None:
+    """It means "per input" only when there are several."""
+    x = Input[Any]("x")
+    assert await x.collect({x: 1}) == [x]
+
+
+async def test_collect_with_failures_and_sources() -> None:
+    def fails(value: int) -> int:
+        if value == 1:
+            raise OSError(value)
+        return value
+
+    made = source([0, 1, 2])
+    shown = made.map(fails, on_error="emit")
+    out = await Graph(all=made, shown=shown, dead=shown.failures()).collect()
+    assert out["all"] == [0, 1, 2]
+    assert [type(item) for item in out["shown"]] == [int, Failure, int]
+    assert [failure.item for failure in out["dead"]] == [1]
+
+
+async def test_a_failure_comes_out_of_collect_and_drain_as_it_is() -> None:
+    def fails(value: int) -> int:
+        raise OSError("mine")
+
+    x = Input[int]("x")
+    graph = Graph(a=x.map(fails), b=x)
+    for verb in (graph.collect, graph.drain):
+        with no_leaks(), soon(), pytest.raises(OSError, match="mine"):
+            await verb(range(1_000), buffer=1)
+
+
+async def test_drain() -> None:
+    seen: list[int] = []
+    x = Input[int]("x")
+    graph = Graph(a=x.tap(seen.append), b=x.batch(2))
+    report = await graph.drain(range(500), buffer=1)
+    assert seen == [*range(500)]
+    check_accounts(report, over=True)
+
+
+async def test_closing_ends_one_by_one() -> None:
+    x = Input[int]("x")
+    graph = Graph(a=x.map(str), b=x.batch(2), c=x.pipe(take, 2))
+    with no_leaks(), soon():
+        async with graph.open() as run:
+            run.output("a").close()
+            run.output("a").close()
+            assert run.output("a").closed
+            with pytest.raises(anyio.ClosedResourceError, match="'a' was closed"):
+                async for _ in run.output("a"):
+                    pass
+            for number in range(3):
+                await run.send(number)
+            await settle()
+            run.output("b").close()
+            assert [item async for item in run.output("c")] == [0, 1]
+            await settle()
+            with pytest.raises(anyio.ClosedResourceError):
+                await run.send(9)
+            with pytest.raises(anyio.ClosedResourceError):
+                await run.send_sentinel()
+        check_accounts(run.report(), over=True)
+
+
+async def test_events_of_an_end() -> None:
+    x = Input[Any]("x")
+    graph = Graph(a=x, b=x.filter(lambda v: False))
+    async with graph.open([1, Sentinel("s"), 2]) as run:
+        assert [event async for event in run.output("a").events()] == [1, Sentinel("s"), 2]
+        assert [event async for event in run.output("b").events()] == [Sentinel("s")]
+
+
+async def test_the_ends_of_two_parts_that_are_not_connected() -> None:
+    """A sentinel passes both; an end of one ends the other not."""
+    a, b = Input[int]("a"), Input[int]("b")
+    graph = Graph(a=a.map(str), b=b.map(str))
+    with soon():
+        async with graph.open() as run:
+            await run.send_sentinel("s")
+            run.finish(to=a)
+            assert [event async for event in run.output("a").events()] == [Sentinel("s")]
+            await run.send(1, to=b)
+            await run.send_sentinel("t")
+            run.finish()
+            events = [event async for event in run.output("b").events()]
+            assert events == [Sentinel("s"), "1", Sentinel("t")]
+
+
+def test_unused_branches_are_refused() -> None:
+    x = Input[int]("x")
+    ways = x.route(lambda v: v % 2, [0, 1], name="parity")
+    with pytest.raises(GraphError, match="nobody reads branch 1 of 'parity'"):
+        ways[0].graph  # noqa: B018
+    with pytest.raises(GraphError, match="nobody reads branch 1 of 'balance'"):
+        Graph(x.balance(2)[0])
+    Graph(ways[0], ways[1])
+
+
+def test_names() -> None:
+    x = Input[int]("x")
+    flow = x.map(str).map(str).map(int, name="str-2").map(str)
+    assert [stage.name for stage in flow.graph.stages] == ["x", "str", "str-3", "str-2", "str-4"]
+    with pytest.raises(GraphError, match="two stages are named 'twin'"):
+        x.map(str, name="twin").map(str, name="twin").graph  # noqa: B018
+    with pytest.raises(GraphError, match="two stages are named 'x'"):
+        merge(x, Input[int]("x")).graph  # noqa: B018
+    names = [stage.name for stage in merge(Input(), Input(), source([]), source([])).graph.stages]
+    assert names == ["input", "input-2", "source", "source-2", "merge"]
+
+
+def test_graphs_that_are_none() -> None:
+    x = Input[int]("x")
+    with pytest.raises(GraphError, match="at least one flow"):
+        Graph()
+    with pytest.raises(TypeError, match="made of flows"):
+        Graph([x])
+    with pytest.raises(GraphError, match="same flow ends the graph twice"):
+        Graph(x, again=x)
+
+
+async def test_a_graph_runs_many_times_at_once() -> None:
+    a, b, graph = two_by_two()
+    out: list[dict[str, list[Any]]] = []
+
+    async def one(number: int) -> None:
+        out.append(await graph.collect({a: [number], b: [number]}))
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(one, number)
+    assert sorted(o["down"] for o in out) == sorted([-n] for n in range(20))
+    assert all(o["up"] == [-o["down"][0]] * 2 for o in out)

@@ -1,0 +1,98 @@
+"""Tuples by position, of independent flows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowstage import Failure, GraphError, Input, Sentinel, source, zip
+
+from .accounts import check_accounts, settle, soon
+from .harness import no_leaks
+
+
+async def test_ends_with_the_shortest() -> None:
+    stopped: list[str] = []
+
+    def endless() -> Any:
+        try:
+            while True:
+                yield 0
+        finally:
+            stopped.append("endless")
+
+    with no_leaks(), soon():
+        async with zip(source([1, 2]), source(endless)).open() as run:
+            assert [row async for row in run] == [(1, 0), (2, 0)]
+            await settle()
+            assert stopped == ["endless"]
+        check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("lengths", [(2, 3), (3, 2), (0, 1), (1, 0), (3, 50)])
+async def test_strict(lengths: tuple[int, int]) -> None:
+    a, b = (
+        source(range(length), name=name) for length, name in [(lengths[0], "a"), (lengths[1], "b")]
+    )
+    with no_leaks(), soon(), pytest.raises(ValueError, match="different lengths"):
+        await zip(a, b, strict=True).collect(buffer=1)
+
+
+async def test_strict_with_equal_lengths() -> None:
+    assert await zip(source([1, 2]), source([3, 4]), strict=True).collect() == [(1, 3), (2, 4)]
+    assert await zip(source([]), source([]), strict=True).collect() == []
+
+
+async def test_strict_with_sentinels_at_the_end() -> None:
+    """A sentinel is no item: it makes no difference to the lengths."""
+    s = Sentinel("s")
+    flow = zip(source([1, s, s]), source([2]), strict=True)
+    async with flow.open() as run:
+        assert (1, 2) in [event async for event in run.events()]
+
+
+async def test_a_sentinel_goes_on_when_the_first_input_brings_it() -> None:
+    a, b = Input[int]("a"), Input[int]("b")
+    with soon():
+        async with zip(a, b).open() as run:
+            await run.send(1, to=a)
+            await run.send_sentinel("s")
+            await run.send(2, to=a)
+            await run.send(3, to=b)
+            await run.send(4, to=b)
+            run.finish()
+            assert [event async for event in run.events()] == [Sentinel("s"), (1, 3), (2, 4)]
+
+
+async def test_an_item_that_comes_while_a_sentinel_is_passed_is_seen() -> None:
+    """A lost wake-up: the zip waited for an item that was there already."""
+    a, b = Input[Any]("a"), Input[Any]("b")
+    with soon():
+        async with zip(a, b).open(buffer=1) as run:
+            for number in range(3):
+                await run.send(number, to=b)
+                if number:
+                    break
+            await settle()
+            run.send_nowait("a", to=a)
+            assert await anext(run.events()) == ("a", 0)
+
+
+async def test_a_failure_makes_the_pair_one() -> None:
+    def fails(value: int) -> int:
+        if value == 1:
+            raise OSError(value)
+        return value
+
+    a = Input[int]("a").map(fails, on_error="emit")
+    rows = await zip(a, source([0, 1, 2])).collect([0, 1, 2])
+    assert [type(row) for row in rows] == [tuple, Failure, tuple]
+    skipping = Input[int]("a").map(fails, on_error="skip")
+    assert await zip(skipping, source([0, 1, 2])).collect([0, 1, 2]) == [(0, 0), (2, 1)]
+
+
+def test_flows_with_a_common_ancestor_are_refused() -> None:
+    x = Input[int]("x")
+    with pytest.raises(GraphError, match=r"both grow from 'x' would deadlock.*use gather\(\)"):
+        zip(x.map(str), x.map(int))
