@@ -1,0 +1,241 @@
+"""Sending: waiting, not waiting, feeding, finishing, and what a send that is cancelled leaves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import ClosedError, Input, Sentinel
+
+from .accounts import check_accounts, settle, soon
+
+
+async def first(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for item in items:
+        yield item
+        return
+
+
+async def test_send_nowait_would_block_when_full() -> None:
+    """Nothing is lost, and there is room again when something is read."""
+    with soon():
+        async with Input[int]().open(buffer=2) as run:
+            run.send_nowait(1)
+            run.send_nowait(2)
+            with pytest.raises(anyio.WouldBlock):
+                run.send_nowait(3)
+            async for item in run:
+                assert item == 1
+                break
+            run.send_nowait(3)
+            run.finish()
+            assert [item async for item in run] == [2, 3]
+        check_accounts(run.report(), over=True)
+
+
+async def test_send_nowait_never_overtakes_who_waits() -> None:
+    """While others wait to send, it would block, even if there is room."""
+    with soon():
+        async with Input[int]().open(buffer=1) as run, anyio.create_task_group() as group:
+            run.send_nowait(1)
+            group.start_soon(run.send, 2)
+            await settle()
+            run._live.ends[0].take()  # room, and nobody has had a turn yet
+            with pytest.raises(anyio.WouldBlock):
+                run.send_nowait(3)
+            await settle()
+            run.finish()
+            assert [item async for item in run] == [2]
+
+
+async def test_many_senders_are_served_in_turn() -> None:
+    """First come, first served, with sentinels among them."""
+    with soon():
+        async with Input[Any]().open(buffer=1) as run, anyio.create_task_group() as group:
+            for number in range(6):
+                send = run.send_sentinel if number % 3 == 2 else run.send
+                group.start_soon(send, number)
+                await settle(8)
+            got = []
+            async for event in run.events():
+                got.append(event)
+                if len(got) == 6:
+                    break
+            assert got == [0, 1, Sentinel(2), 3, 4, Sentinel(5)]
+
+
+async def test_a_cancelled_send_has_not_sent() -> None:
+    """An item that still waits is withdrawn; the others move up."""
+    with soon():
+        async with Input[int]().open(buffer=1) as run, anyio.create_task_group() as group:
+            run.send_nowait(0)
+            scopes = []
+            for number in (1, 2, 3):
+                scope = anyio.CancelScope()
+                scopes.append(scope)
+
+                async def send(number: int = number, scope: Any = scope) -> None:
+                    with scope:
+                        await run.send(number)
+
+                group.start_soon(send)
+                await settle(8)
+            scopes[1].cancel()
+            await settle()
+            run.finish()
+            assert [item async for item in run] == [0, 1, 3]
+        check_accounts(run.report(), over=True)
+
+
+async def test_a_cancelled_sentinel_is_withdrawn() -> None:
+    """One that has no place yet does not come."""
+    with soon():
+        async with Input[int]().open(buffer=1) as run:
+            run.send_nowait(0)
+            with anyio.move_on_after(0.005):
+                await run.send_sentinel("no")
+            run.finish()
+            assert [event async for event in run.events()] == [0]
+
+
+async def test_send_notices_a_cancellation_even_with_room() -> None:
+    """A loop of sends is no hole in a timeout."""
+    async with Input[int]().open() as run:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await run.send(1)
+        assert scope.cancelled_caught
+        assert run.report().stage("input").taken == 0
+
+
+async def test_a_cancelled_stop_keeps_what_was_accepted() -> None:
+    """Finishing with senders in line: all of them are served."""
+    with soon():
+        async with Input[int]().open(buffer=1) as run, anyio.create_task_group() as group:
+            for number in range(4):
+                group.start_soon(run.send, number)
+                await settle(8)
+            run.finish()
+            run.finish()
+            assert [item async for item in run] == [0, 1, 2, 3]
+
+
+async def test_after_finish() -> None:
+    """Every way of sending says that the input takes no more."""
+    with soon():
+        async with Input[int]("numbers").open() as run:
+            run.finish()
+            for use in (lambda: run.send(1), lambda: run.feed([1])):
+                with pytest.raises(ClosedError, match="input 'numbers' takes no more items"):
+                    await use()
+            with pytest.raises(ClosedError, match="input 'numbers' takes no more items"):
+                run.send_nowait(1)
+            assert [item async for item in run] == []
+            with pytest.raises(ClosedError, match="no input is open any more"):
+                await run.send_sentinel(1)
+
+
+async def test_when_nobody_wants_more() -> None:
+    """A stage that has had enough closes the input, also for who waits."""
+    with soon():
+        async with Input[int]().transform(first).open(buffer=1) as run:
+            async with anyio.create_task_group() as group:
+                ends: list[int] = []
+
+                async def send(number: int) -> None:
+                    try:
+                        while True:
+                            await run.send(number)
+                    except ClosedError:
+                        ends.append(number)
+
+                group.start_soon(send, 1)
+                group.start_soon(send, 2)
+                assert len([item async for item in run]) == 1
+            assert sorted(ends) == [1, 2]
+            with pytest.raises(ClosedError):
+                run.send_nowait(1)
+            with pytest.raises(ClosedError):
+                await run.send_sentinel(1)
+        check_accounts(run.report(), over=True)
+
+
+async def test_feed() -> None:
+    """Iterables, async iterables, sentinels in them; the input stays open."""
+
+    async def items() -> AsyncIterator[Any]:
+        for item in (3, Sentinel("b"), 4):
+            await checkpoint()
+            yield item
+
+    with soon():
+        async with Input[Any]().open() as run:
+            await run.feed([1, Sentinel("a"), 2])
+            await run.feed(items())
+            await run.send(5)
+            run.finish()
+            got = [event async for event in run.events()]
+    assert got == [1, Sentinel("a"), 2, 3, Sentinel("b"), 4, 5]
+
+
+async def test_what_a_fed_source_raises_is_the_callers() -> None:
+    """The run goes on."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("mine")
+
+    with soon():
+        async with Input[int]().open() as run:
+            with pytest.raises(ValueError, match="mine"):
+                await run.feed(items())
+            await run.send(2)
+            run.finish()
+            assert [item async for item in run] == [1, 2]
+    assert run.failed == 0
+
+
+async def test_context() -> None:
+    """That very mapping for `send` and `call`, a copy of `open(context=)` otherwise."""
+    seen: list[Any] = []
+
+    def look(item: int, context: Any) -> int:
+        seen.append(context)
+        context["n"] = item
+        return item
+
+    flow = Input[int]().map(look, pass_context=True).map(lambda item: item)
+    mine, default = {"who": "me"}, {"who": "all"}
+    with soon():
+        async with flow.open(context=default) as run:
+            await run.send(1, context=mine)
+            await run.send(2)
+            run.send_nowait(3, context=mine)
+            run.finish()
+            assert [item async for item in run] == [1, 2, 3]
+        assert await flow.call(4, context=mine) == 4
+        assert await flow.collect([5], context=default) == [5]
+    assert seen[0] is mine
+    assert seen[1] == {"who": "all", "n": 2}
+    assert seen[2] is mine
+    assert seen[3] is mine
+    assert seen[4] == {"who": "all", "n": 5}
+    assert default == {"who": "all"}
+
+
+async def test_without_waiting_others_have_their_turn() -> None:
+    """A sender with endless room does not starve the readers: the buffer ends it."""
+    with soon():
+        async with Input[int]().map(abs).open(buffer=3) as run, anyio.create_task_group() as group:
+
+            async def send() -> None:
+                for number in range(500):
+                    await run.send(number)
+                run.finish()
+
+            group.start_soon(send)
+            assert [item async for item in run] == list(range(500))

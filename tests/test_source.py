@@ -1,0 +1,387 @@
+"""Sources: every kind there is, opened when all is ready, closed exactly once, wherever they run."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import Input, Sentinel, Threads, source
+
+from .accounts import check_accounts, settle, soon
+
+LIST = [1, 2, 3]
+
+
+class Iterable:
+    def __iter__(self) -> Iterator[int]:
+        return iter(LIST)
+
+
+class OldSequence:
+    def __getitem__(self, index: int) -> int:
+        return LIST[index]
+
+
+class AsyncIterable:
+    def __aiter__(self) -> AsyncIterator[int]:
+        return numbers()
+
+
+async def numbers() -> AsyncIterator[int]:
+    for number in LIST:
+        await checkpoint()
+        yield number
+
+
+async def a_list() -> list[int]:
+    await checkpoint()
+    return LIST
+
+
+def generator() -> Iterator[int]:
+    yield from LIST
+
+
+@asynccontextmanager
+async def manager() -> AsyncIterator[Any]:
+    yield numbers()
+
+
+@asynccontextmanager
+async def plain_manager() -> AsyncIterator[Any]:
+    yield LIST
+
+
+KINDS: dict[str, Any] = {
+    "list": lambda: LIST,
+    "tuple": lambda: tuple(LIST),
+    "dict": lambda: dict.fromkeys(LIST),
+    "range": lambda: range(1, 4),
+    "iterator": lambda: iter(LIST),
+    "iterable": lambda: Iterable(),
+    "old sequence": lambda: OldSequence(),
+    "generator": lambda: generator(),
+    "generator function": lambda: generator,
+    "function of a list": lambda: lambda: LIST,
+    "async function of a list": lambda: a_list,
+    "async generator": lambda: numbers(),
+    "async generator function": lambda: numbers,
+    "async iterable": lambda: AsyncIterable(),
+    "manager": lambda: manager(),
+    "manager function": lambda: manager,
+    "manager of a list": lambda: plain_manager(),
+}
+BLOCKING = (
+    "list",
+    "iterator",
+    "iterable",
+    "old sequence",
+    "generator",
+    "generator function",
+    "function of a list",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_kind(kind: str) -> None:
+    """As `open(source)`, as `source(...)`, fused, in a place; functions are called for each run."""
+    make = KINDS[kind]
+    with soon():
+        assert await Input[int]().collect(make()) == LIST
+        assert await source(make()).collect() == LIST
+        assert await source(make()).map(abs).filter(lambda item: item != 2).collect() == [1, 3]
+        if kind in BLOCKING:
+            assert await source(make(), on=Threads(1)).collect() == LIST
+            assert await source(make(), on=Threads(1)).map(abs).collect(buffer=0) == LIST
+        if kind not in ("iterator", "generator", "async generator", "manager", "manager of a list"):
+            flow = source(make())
+            assert await flow.collect() == await flow.collect() == LIST
+
+
+async def test_anyio_streams() -> None:
+    """A memory object stream is a source like any other."""
+    send, receive = anyio.create_memory_object_stream[int](3)
+    with send, receive, soon():
+        for number in LIST:
+            send.send_nowait(number)
+        send.close()
+        assert await Input[int]().collect(receive) == LIST
+
+
+async def test_nothing_is_opened_before_all_is_ready() -> None:
+    """And not before the block is entered."""
+    calls: list[int] = []
+
+    def items() -> list[int]:
+        calls.append(1)
+        return LIST
+
+    flow = source(items).map(abs, on=Threads(1))
+    opening = flow.open()
+    assert calls == []
+    async with opening as run:
+        assert [item async for item in run] == LIST
+    assert calls == [1]
+
+
+async def test_a_file_made_for_the_run_is_closed(tmp_path: Any) -> None:
+    """Read to the end or not, in a place or not; one that was handed over is left alone."""
+    path = tmp_path / "lines"
+    path.write_text("1\n2\n3\n" * 1000)
+    for on in (None, Threads(1)):
+        files: list[Any] = []
+
+        def open_it(files: Any = files) -> Any:
+            files.append(path.open())
+            return files[-1]
+
+        with soon():
+            assert len(await source(open_it, on=on).collect()) == 3000
+            async with source(open_it, on=on).open(buffer=2) as run:
+                async for _ in run:
+                    break
+        assert [file.closed for file in files] == [True, True]
+    mine = io.StringIO("1\n2\n3\n")
+    assert len(await source(mine).collect()) == 3
+    assert not mine.closed
+
+
+class Counting:
+    """An iterator that counts how often it is closed, and where."""
+
+    def __init__(self) -> None:
+        self.closed: list[int] = []
+        self.number = 0
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> int:
+        self.number += 1
+        if self.number > 50:
+            raise StopIteration
+        return self.number
+
+    def close(self) -> None:
+        self.closed.append(threading.get_ident())
+
+
+async def test_closed_exactly_once_at_every_end() -> None:
+    """At the end, early, after a failure, at `stop`; in the thread place if it has one."""
+
+    def fail(item: int) -> int:
+        raise ValueError
+
+    for on in (None, Threads(1)):
+        for way in ("end", "early", "failure", "stop", "interrupt"):
+            made: list[Counting] = []
+
+            def items(made: Any = made) -> Counting:
+                made.append(Counting())
+                return made[-1]
+
+            flow = source(items, on=on).map(fail if way == "failure" else abs)
+            with soon():
+                try:
+                    async with flow.open(buffer=2) as run:
+                        if way == "stop":
+                            await settle(5)
+                            await run.stop()
+                        if way == "interrupt":
+                            run.interrupt()
+                        async for _ in run:
+                            if way == "early":
+                                break
+                except ValueError:
+                    assert way == "failure"
+            assert len(made) <= 1
+            for counting in made:
+                assert len(counting.closed) == 1, (on, way)
+                assert (counting.closed[0] == threading.get_ident()) == (on is None)
+
+
+async def test_a_manager_is_left_exactly_once() -> None:
+    """Its cleanup runs to its end, whatever ends the run, in the task that entered it."""
+    diary: list[str] = []
+
+    @asynccontextmanager
+    async def items() -> AsyncIterator[Any]:
+        task = anyio.get_current_task().id
+        diary.append("entered")
+        try:
+            yield numbers()
+        except BaseException:
+            diary.append("raised")
+            raise
+        finally:
+            await checkpoint()
+            assert task == anyio.get_current_task().id
+            diary.append("left")
+
+    def fail(item: int) -> int:
+        raise ValueError
+
+    with soon():
+        assert await source(items).collect() == LIST
+        assert diary == ["entered", "left"]
+        diary.clear()
+        with pytest.raises(ValueError):
+            await source(items).map(fail).collect()
+        assert diary.count("entered") == diary.count("left") == 1
+        diary.clear()
+        async with source(items).open(buffer=1) as run:
+            async for _ in run:
+                break
+        assert diary.count("entered") == diary.count("left") == 1
+
+
+async def test_a_manager_that_gives_nothing_to_read_is_left_too() -> None:
+    """It was entered, so it is left."""
+    diary: list[str] = []
+
+    def make(value: Any) -> Any:
+        @asynccontextmanager
+        async def items() -> AsyncIterator[Any]:
+            try:
+                yield value
+            finally:
+                diary.append("left")
+
+        return items
+
+    for value in ("text", 5, None):
+        diary.clear()
+        with soon(), pytest.raises(TypeError, match="source 'items'"):
+            await source(make(value)).collect()
+        assert diary == ["left"]
+
+
+async def test_a_slow_cleanup_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    """`close_timeout` is its limit; a warning names the source."""
+
+    @asynccontextmanager
+    async def items() -> AsyncIterator[Any]:
+        try:
+            yield numbers()
+        finally:
+            await anyio.sleep_forever()
+
+    with soon():
+        assert await source(items, name="mine").collect(close_timeout=0.01) == LIST
+    assert "source 'mine' did not finish its cleanup within 0.01 s" in caplog.text
+
+
+async def test_a_sentinel_from_a_source() -> None:
+    """It keeps its place, in every kind of source."""
+    items = [1, Sentinel("a"), 2, Sentinel("b")]
+
+    async def later() -> AsyncIterator[Any]:
+        for item in items:
+            await checkpoint()
+            yield item
+
+    for flow in (
+        source(items),
+        source(later),
+        source(items, on=Threads(1)),
+        source(items).map(abs),
+        source(later).map(abs),
+        source(items).flat_map(lambda item: [item]),
+    ):
+        with soon():
+            async with flow.open(buffer=1) as run:
+                assert [event async for event in run.events()] == items
+            check_accounts(run.report(), over=True)
+            assert run.report().stages[0].taken == 2
+
+
+async def test_a_sentinel_while_a_pull_is_in_flight() -> None:
+    """It does not wait for an item that may not come."""
+    gate = threading.Event()
+
+    async def wait() -> AsyncIterator[int]:
+        yield 1
+        await anyio.sleep_forever()
+
+    def block() -> Iterator[int]:
+        yield 1
+        assert gate.wait(5)
+
+    for flow in (source(wait), source(wait).map(abs), source(block, on=Threads(1))):
+        with soon():
+            async with flow.open() as run:
+                await run.send_sentinel("now")
+                async for event in run.events():
+                    if event == Sentinel("now"):
+                        break
+                gate.set()
+
+
+async def test_a_blocking_source_does_not_hold_up_the_loop() -> None:
+    """It is read in its place, a slice at a time, no faster than it is taken."""
+    pulled: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100_000):
+            pulled.append(threading.get_ident())
+            yield number
+
+    with soon():
+        async with source(items, on=Threads(1)).open(buffer=5) as run:
+            async for item in run:
+                if item == 10:
+                    break
+            await settle()
+            assert len(pulled) <= 600
+    assert threading.get_ident() not in pulled
+
+
+async def test_backpressure_reaches_the_source() -> None:
+    """Unread, it is pulled no further than the run's bound."""
+    pulled = 0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield pulled
+
+    flow = source(items).map(abs).map(abs, on=Threads(1), concurrency=1).map(a_number)
+    with soon():
+        async with flow.open(buffer=3) as run:
+            await anyio.sleep(0.02)
+            await settle()
+            assert 9 <= pulled <= flow.graph.plan(3).bound + 1
+            del run
+
+
+async def a_number(item: int) -> int:
+    return item
+
+
+async def test_an_error_in_opening() -> None:
+    """Of the function, or of what it gave: raised as it is, in the name of the source."""
+
+    def broken() -> Any:
+        raise ValueError("mine")
+
+    async def broken_async() -> Any:
+        raise ValueError("mine")
+
+    for flow in (source(broken), source(broken_async), source(broken, on=Threads(1))):
+        with soon(), pytest.raises(ValueError, match="mine") as caught:
+            await flow.collect()
+        assert "in stage 'broken" in caught.value.__notes__[0]
+    for value in ("text", b"bytes", 7):
+        for on in (None, Threads(1)):
+            with soon(), pytest.raises(TypeError):
+                await source(lambda value=value: value, on=on).collect()
+    with soon(), pytest.raises(TypeError, match="is async and runs on the event loop"):
+        await source(lambda: numbers(), on=Threads(1)).collect()
