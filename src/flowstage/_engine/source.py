@@ -530,7 +530,10 @@ class SourceRunner(EntryRunner):
         return f"source {self.name!r}"
 
     def _is_function(self) -> bool:
-        return callable(self.items) and not isinstance(self.items, (AsyncIterable, Iterable))
+        if isinstance(self.items, (AsyncIterable, Iterable)):
+            return False
+        # what `asynccontextmanager` makes can be called too: as a decorator
+        return callable(self.items) and not hasattr(type(self.items), "__aenter__")
 
     def _call(self) -> Any:
         self.owned = True  # what a function made for this run is closed with it
@@ -673,6 +676,18 @@ class SourceRunner(EntryRunner):
             for step in self.calls
         )
 
+    def takes_bursts(self) -> bool:
+        if self.frame.timing and not (self.calls or self.frame.contextual):
+            return len(self.outlet.edges) == 1 and self.outlet.edges[0].takes_envelopes
+        return super().takes_bursts()
+
+    def _enter_timed(self, values: list[Any]) -> None:
+        """Take a burst into the graph, each item with a clock of its own."""
+        now = perf_counter()
+        self.pulled += len(values)
+        if values:
+            self.outlet.edges[0].put_envelopes([Envelope(v, None, [now]) for v in values])
+
     async def _move_line(self) -> None:
         """Place what stands in line before anything else enters."""
         while not self.line.place():
@@ -703,6 +718,9 @@ class SourceRunner(EntryRunner):
         if Sentinel in set(map(type, got)):
             self.hand.extend((value, 0.0) for value in got)
             await self._enter_hand()
+        elif not self.is_bare:
+            self._enter_timed(got)
+            await self.rest_after(perf_counter() - began, len(got))
         else:
             self.pulled += len(got)
             await self.run_values(got, began)
