@@ -26,10 +26,10 @@ from ._engine.source import Ticket
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
 from ._errors import BufferOverflow, note_failure, safe_repr
-from ._plan import Plan, PlannedEdge
+from ._plan import Plan, PlannedEdge, is_chained
 from ._policies import OnError
 from ._report import FailureRecord
-from ._stages import FAILED, CallStage, SourceStage
+from ._stages import FAILED, MAIN, CallStage, MapStage, SourceStage
 from ._stats import Tally
 from ._still import Stillness
 from ._topology import Node, Topology
@@ -120,7 +120,7 @@ class Live:
 
     def _make_edge(self, planned: PlannedEdge, source: str, target: str) -> Edge:
         kind = KINDS[planned.overflow] if planned.capacity else Rendezvous
-        if self.times is not None:
+        if self.times is not None and not self._stamps(planned):
             kind = timed(kind)
         edge = kind(source, target, planned.capacity, aligned=planned.edge.aligned)
         edge.is_entry = not planned.source.node.upstream
@@ -139,6 +139,24 @@ class Live:
 
             edge.on_overflow = overflow
         return edge
+
+    def _stamps(self, planned: PlannedEdge) -> bool:
+        """Tell whether the task that fills an edge keeps the clocks itself."""
+        node = planned.source.node
+        if not node.upstream and len(self.topology.out_of(planned.source)) == 1:
+            return planned.capacity > 0 and planned.overflow == "block"  # see `SourceRunner`
+        if planned.capacity == 0 or planned.overflow != "block" or self.contextual:
+            return False
+        if planned.source.key != MAIN or len(self.topology.out_of(planned.source)) != 1:
+            return False
+        task = next(task for task in self.plan.tasks if node in task)
+        return all(
+            isinstance(member.stage, MapStage)
+            and is_chained(member)
+            and not (o := member.stage.options).timeout
+            and not o.retry
+            for member in task
+        )
 
     def _make_runner(
         self,

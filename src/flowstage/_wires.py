@@ -101,6 +101,8 @@ class Edge:
 
     bulk = True
     """Whether `put_value` and `put_values` spare values their envelopes here."""
+    takes_envelopes = True
+    """Whether `put_envelopes` may be used here."""
 
     def __init__(self, source: str, target: str, capacity: int, *, aligned: bool = False) -> None:
         self.source, self.target = source, target
@@ -177,6 +179,13 @@ class Edge:
         else:
             self._begin(Bare(values))
         self.total += len(values)
+        if self.reader is not None:
+            self.ring_reader()
+
+    def put_envelopes(self, envelopes: Sequence[Envelope]) -> None:
+        """Put items in envelopes that `space` has room for."""
+        self._begin(deque(envelopes))
+        self.total += len(envelopes)
         if self.reader is not None:
             self.ring_reader()
 
@@ -362,6 +371,7 @@ class Boxed(Edge):
     __slots__ = ()
 
     bulk = False
+    takes_envelopes = False
 
     def put_value(self, value: Any) -> bool:
         return self.put(Envelope(value))
@@ -457,7 +467,7 @@ class Overflowing(Boxed):
 
 
 class Timed(Boxed):
-    """An edge that notes on each item's clock when it came in."""
+    """An edge that notes on each item's clock when it came in, unless that has been noted."""
 
     __slots__ = ()
 

@@ -20,6 +20,7 @@ from typing import Any
 from anyio import sleep
 from anyio.lowlevel import checkpoint
 
+from .._clock import Times
 from .._envelope import HOLE, Envelope, Failure, Sentinel
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
 from .._wires import EMPTY, Bare, Edge, Enough, Outlet
@@ -59,6 +60,10 @@ class Chain(Runner):
         only_maps = all(step.bare and step.kind == "map" for step in self.calls)
         self.keeps_time = bool(frame.timing and not frame.contextual and self.calls and only_maps)
         self.becomes_fast = self.is_bare or self.keeps_time
+        self.times: Times | None = None  # where the clocks go, if this leads straight to an end
+        edges = self.outlet.edges
+        if self.keeps_time and len(edges) == 1 and edges[0].clocks is not None:
+            self.times, edges[0].clocks = edges[0].clocks, None
         self.until_sample = 0  # calls of an async function until one is timed again
         self.many = 1  # items in a burst: grows while bursts are short
         self.turn = 0.0  # seconds since the last checkpoint
@@ -97,8 +102,7 @@ class Chain(Runner):
                     await self.give_mark(HOLE, self.outlet)
                     return
         self.at = len(calls) - 1
-        if not await self.give(envelope, self.outlet):
-            self.unwanted += 1
+        await self.give_late(envelope)
 
     async def drop(self, step: Step, envelope: Envelope, failed: CallFailed) -> None:
         """Deal with an item that failed."""
@@ -155,48 +159,81 @@ class Chain(Runner):
         return self.keeps_time and all(step.settled for step in self.calls)
 
     async def burst_timed(self, inlet: Edge) -> None:
-        """Process what is there, for one turn, with the times of each item on its clock."""
-        put, calls = self.outlet.put, self.calls
+        """Process what is there, for one turn, with the times of each item on its clock.
+
+        An item that finds room leaves at the moment at which it is computed, so its clock is closed
+        without looking at the time once more.
+        """
+        put, calls, head, times = self.outlet.put, self.calls, inlet.head, self.times
+        epoch, seen = self.frame.epoch, self.seen
+        last = len(calls) - 1
+        until_sample = self.until_sample
         began = perf_counter()
-        for turn in range(MOST_IN_A_TURN):
-            thing = inlet.take()
+        for _ in range(MOST_IN_A_TURN):
+            if not head:
+                head = inlet.refill()
+                if not head:
+                    break
+            thing = head.popleft()
+            inlet.taken += 1
+            if inlet.writer is not None:
+                inlet.ring_writer()
             if type(thing) is not Envelope:
-                if thing is EMPTY:
-                    return
+                inlet.took(thing)
                 await self.pass_mark(thing)
                 continue
-            clock, now = thing.clock, 0.0
-            step = calls[0]
+            clock, value, now = thing.clock, thing.value, 0.0
+            until_sample -= 1
+            step, given = calls[0], value
+            if len(clock) % 4 == 0:
+                clock.append(clock[-1])
             try:
-                for step in calls:
+                for self.at in range(last + 1):
+                    step, given = calls[self.at], value
                     start = perf_counter()
-                    result = step.fn(thing.value)
-                    if step.awaits:
-                        result = await result
+                    value = await step.fn(given) if step.awaits else step.fn(given)
                     now = perf_counter()
-                    if type(result) is Sentinel:
+                    if type(value) is Sentinel:
                         raise sentinel_given(step.name)
-                    if len(clock) % 4 == 0:
-                        clock.append(clock[-1])
-                    clock += (step.name, now - start, now)
-                    if not turn & (SAMPLE - 1):
+                    clock += (step.name, now - start, now, now)
+                    if until_sample < 0:
                         step.tally.calls.record(now - start, SAMPLE)
-                    thing.value = result
             except BaseException as error:
-                await self.failed_fast(step, thing.value, error)
-                return
-            self.check()
+                await self.failed_fast(step, given, error)
+                continue
+            if until_sample < 0:
+                until_sample = SAMPLE
+            if seen != epoch.number:
+                self.check()
+            thing.value = value
             try:
                 if put(thing):
+                    if times is not None:
+                        times.add(clock)
                     if now - began < LONGEST_TURN:
                         continue
                     break
             except Enough:
                 pass  # `give` finds out whether the failures are still wanted
-            if not await self.give(thing, self.outlet):
-                self.unwanted += 1
-        await checkpoint()
-        self.check()
+            await self.give_late(thing)
+        else:
+            began = 0.0
+        self.until_sample = until_sample
+        if inlet.used or not began:
+            await checkpoint()
+            self.check()
+
+    async def give_late(self, envelope: Envelope) -> None:
+        """Give an item that may have to wait, and close its clock when it has gone."""
+        if not await self.give(envelope, self.outlet):
+            self.unwanted += 1
+        clock = envelope.clock
+        if clock is not None and len(clock) > 1 and self.keeps_time:
+            if len(clock) % 4 == 0:
+                clock.append(0.0)
+            clock[-1] = perf_counter()
+            if self.times is not None:
+                self.times.add(clock)
 
     def is_fast(self) -> bool:
         """Tell whether every stage is a bare call whose nature is known; only the first may wait."""
@@ -293,11 +330,14 @@ class Chain(Runner):
     async def run_values(self, values: list[Any], began: float) -> None:
         """Take values through all stages, give what comes out, see how many make a turn."""
         await self.through(values, 0, began)
-        spent = perf_counter() - began
+        await self.rest_after(perf_counter() - began, len(values))
+
+    async def rest_after(self, spent: float, count: int) -> None:
+        """See how many items make a turn, and let other tasks have theirs when it is time."""
         self.turn += spent
         if spent > LONGEST_TURN / 2:
-            self.many = max(1, int(len(values) * LONGEST_TURN / 2 / spent))
-        elif len(values) == self.many:
+            self.many = max(1, int(count * LONGEST_TURN / 2 / spent))
+        elif count == self.many:
             self.many = min(2 * self.many, MOST_IN_A_TURN)
         if self.turn > LONGEST_TURN:
             self.turn = 0.0
