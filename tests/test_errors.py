@@ -122,9 +122,7 @@ async def test_the_users_own_exception_comes_out(name: str, at: int) -> None:
         await flow.collect(items_for(name))
     assert caught.value is error
     assert error.__cause__ is None
-    assert error.__notes__ == [
-        f"flowstage: raised in stage 'stage' on item {target(name, at)!r}"
-    ]
+    assert error.__notes__ == [f"flowstage: raised in stage 'stage' on item {target(name, at)!r}"]
     failure = failure_of(error)
     assert failure is not None
     assert (failure.stage, failure.item, failure.attempts) == ("stage", target(name, at), 1)
@@ -257,7 +255,10 @@ async def test_a_cancellation_of_its_own_making(name: str, at: int) -> None:
         return cancelled() if cancelled.__module__.startswith("asyncio") else cancelled._create()
 
     flow = LINES[name](make, target(name, at))
-    with soon(), pytest.raises(StageError, match=r"stage 'stage' was cancelled from inside") as caught:
+    with (
+        soon(),
+        pytest.raises(StageError, match=r"stage 'stage' was cancelled from inside") as caught,
+    ):
         await flow.collect(items_for(name))
     assert isinstance(caught.value.__cause__, cancelled)
     with soon():
@@ -597,7 +598,9 @@ async def test_buffer_overflow() -> None:
         source(range(50)).batch(1).buffer(2, overflow="error", name="small"),
     ):
         with soon(), pytest.raises(BufferOverflow, match=r"buffer 'small' is full \(2 items\)"):
-            async with flow.open(range(50) if flow.graph.stages[0].kind == "input" else None) as run:
+            async with flow.open(
+                range(50) if flow.graph.stages[0].kind == "input" else None
+            ) as run:
                 await anyio.sleep_forever()
         assert run.failed == 1
         check_accounts(run.report(), over=True)

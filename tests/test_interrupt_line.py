@@ -65,7 +65,12 @@ LINES: dict[str, Callable[[Flow[Any, Any]], Flow[Any, Any]]] = {
     "rendezvous": lambda flow: flow.map(same).buffer(0).map(same),
     "drop_oldest": lambda flow: flow.buffer(1000, overflow="drop_oldest"),
     "long": lambda flow: (
-        flow.map(same).map(same_async).buffer(3).batch(2).flat_map(same).map(same_async, concurrency=2)
+        flow.map(same)
+        .map(same_async)
+        .buffer(3)
+        .batch(2)
+        .flat_map(same)
+        .map(same_async, concurrency=2)
     ),
 }
 
@@ -180,7 +185,7 @@ async def test_from_inside_an_async_stage(options: dict[str, Any]) -> None:
             if item == 2:
                 run.interrupt()
                 if waits:
-                    await anyio.sleep(0)
+                    await checkpoint()
                 ends.append(item)
             return item
 
@@ -659,9 +664,7 @@ async def test_observers_are_not_told() -> None:
     told: list[Any] = []
 
     class Observer:
-        def after_stage(
-            self, stage: str, item: Any, result: Any, error: Any, context: Any
-        ) -> None:
+        def after_stage(self, stage: str, item: Any, result: Any, error: Any, context: Any) -> None:
             told.append(item)
 
     run: Run[int, int]
@@ -716,5 +719,5 @@ async def test_stop_and_cancellation_win_over_it() -> None:
         async with source([0]).map(lambda item: 1 / item).open() as run:
             with anyio.CancelScope(shield=True):
                 while not run.failed:
-                    await anyio.sleep(0)
+                    await checkpoint()
                 assert run.interrupt() == 0

@@ -9,6 +9,7 @@ translations is in `tests/compat`.
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 import time
@@ -979,7 +980,7 @@ async def test_p6_a_failed_call_may_be_tried_again() -> None:
         tries.clear()
         with pytest.raises((OSError, StageExecutionError)):
             await program
-        return [round(after - before, 6) for before, after in zip(tries, tries[1:], strict=False)]
+        return [round(after - before, 6) for before, after in itertools.pairwise(tries)]
 
     exponential = Retry(4, delay=0.5, backoff="exponential")
     assert await delays(Input[int]().map(failing, retry=exponential).call(1)) == [0.5, 1, 2]

@@ -152,7 +152,9 @@ async def test_a_timed_out_thread_keeps_its_seat_and_its_slot(ordered: bool) -> 
         return crowd.visit(item) if item < 2 else item
 
     with soon():
-        flow = Input[int]().map(visit, on=Threads(2), timeout=0.02, on_error="emit", ordered=ordered)
+        flow = Input[int]().map(
+            visit, on=Threads(2), timeout=0.02, on_error="emit", ordered=ordered
+        )
         async with flow.open() as run:
             for number in range(4):
                 run.send_nowait(number)
