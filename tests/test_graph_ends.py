@@ -48,7 +48,7 @@ async def test_iterating_a_run_of_many_ends_is_an_error() -> None:
         with pytest.raises(GraphError, match=r"2 ends \('up', 'down'\)"):
             async for _ in run:
                 pass
-        with pytest.raises(GraphError, match="run.output"):
+        with pytest.raises(GraphError, match=r"run\.output"):
             run.events()
 
 
@@ -114,7 +114,7 @@ async def test_sources_that_fit_no_input_are_refused() -> None:
         await graph.collect({a: [1]})
     with pytest.raises(GraphError, match="needs a source for input 'b'"):
         await graph.drain({a: [1]})
-    with pytest.raises(GraphError, match="neither an Input|no Input"):
+    with pytest.raises(GraphError, match="no Input to be given a source"):
         source([1]).open([2])
 
 
