@@ -8,9 +8,12 @@ sleeps.
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import anyio
@@ -55,6 +58,9 @@ class World:
         self.places = {number: Threads(number) for number in (1, 2, 3)}
         self.flows: dict[Part, Flow[Any, Any]] = {}
         self._ticks = itertools.count(1)
+        self.seated: Counter[int] = Counter()  # calls in threads now, by the limit of their place
+        self.crowded: list[str] = []
+        self._lock = threading.Lock()
         self.open_generators = 0
         self.conclusions: list[tuple[str, int, Any]] = []  # stage, epoch, items seen or batch
 
@@ -63,6 +69,17 @@ class World:
         if part not in self.flows:
             self.flows[part] = part.write(self)
         return self.flows[part]
+
+    def sit(self, seats: int, item: Any) -> None:
+        """A call in a thread begins, works a little and ends: no more at once than there are seats."""
+        with self._lock:
+            self.seated[seats] += 1
+            if self.seated[seats] > seats:
+                self.crowded.append(f"{self.seated[seats]} threads under a limit of {seats}")
+        if chance("seat", item) < 0.3:
+            time.sleep(0.0003)
+        with self._lock:
+            self.seated[seats] -= 1
 
     def tick(self) -> None:
         """User code is at work: look at the run every few calls."""
@@ -243,7 +260,9 @@ class Call(Part):
 
         def plain(item: Any) -> Any:
             name = begin(item)
-            if self.how != "thread":
+            if self.how == "thread":
+                world.sit(self.seats, item)
+            else:
                 world.tick()
             if self.verb != "flat_map":
                 judge(item, name)
@@ -281,6 +300,8 @@ class Call(Part):
 
         def values(item: Any) -> Iterator[Any]:
             name = begin(item)
+            if self.how == "thread":
+                world.sit(self.seats, item)
             if not self.is_late(item):
                 judge(item, name)
             yield from self.result(item)
@@ -719,7 +740,7 @@ class Balance(Part):
 
     def write(self, world: World) -> Flow[Any, Any]:
         ends = []
-        for call, flow in itertools.zip_longest(
+        for call, flow in zip_longest(
             self.branches, world.flow(self.upper).balance(len(self.branches))
         ):
             world.flows[call.upper] = flow
@@ -754,9 +775,11 @@ class Zip(Part):
                 ]
             )
         length = max(len(stream.segments) for stream in streams)
-        cut = any(stream.cut for stream in streams)
+        # A failure behind the place where the shortest input ends may come to pass, or may not.
+        whole = [len(row) for row, stream in zip_longest(rows, streams) if not stream.cut]
+        cut = min(whole, default=10**9) > min(map(len, rows))
         segments: list[list[Strand]] = [[[]] for _ in range(length)]
-        for row in itertools.islice(itertools.zip_longest(*rows), min(map(len, rows))):
+        for row in itertools.islice(zip_longest(*rows), min(map(len, rows))):
             number = max(place for place, _ in row)
             fails = [item for _, item in row if isinstance(item, Fail)]
             made = fails[0] if fails else tuple(item for _, item in row)

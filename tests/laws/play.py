@@ -274,7 +274,7 @@ class Play:
         Raises:
             Broken: one does not hold.
         """
-        wrong = [*self.wrong]
+        wrong = [*self.wrong, *self.world.crowded]
         if self.report is None:
             raise Broken("the run never began") from error
         wrong += account(self.report)
