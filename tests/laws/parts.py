@@ -135,7 +135,7 @@ class Part:
 
     def above(self) -> set[Part]:
         """This part and all those it stands on."""
-        found = {self}
+        found: set[Part] = {self}
         for upper in self.uppers:
             found |= upper.above()
         return found
