@@ -178,6 +178,9 @@ class Ends:
             for name, events in self.events.items()
         }
 
+    def all(self) -> list[Any]:
+        return [value for values in self.values().values() for value in values]
+
     def sentinels(self) -> dict[str, list[Any]]:
         return {
             name: [event.value for event in events if isinstance(event, Sentinel)]
@@ -592,7 +595,7 @@ async def test_interrupt_from_inside_a_branch(shape: str, at: int) -> None:
                 run.finish()
         check_accounts(run.report(), over=True)
     assert calls[0] > at
-    assert set(flat(sum(ends.values().values(), []))) == {100, 101}
+    assert set(flat(ends.all())) == {100, 101}
 
 
 @every_shape
