@@ -115,6 +115,7 @@ class Chain(Runner):
         tally.taken += 1
         hooks = step.hooks
         item, context = envelope.value, envelope.context
+        last = index + 1 == len(self.calls)
         failures = count = 0
         if hooks is not None:
             await hooks.before(item, context)
@@ -125,8 +126,9 @@ class Chain(Runner):
                 while (value := await pull(step, source, envelope)) is not DONE:
                     self.check()
                     count += 1
-                    tally.given += 1
+                    tally.given += not last  # the next stage has it now
                     await self.process(envelope.child(value), index + 1)
+                    tally.given += last
                     self.at = index
                 break
             except CallFailed as failed:

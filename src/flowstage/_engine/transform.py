@@ -106,8 +106,8 @@ class TransformRunner(Runner):
             values = await self.guarded_open(items)
             while (value := await self.guarded_next(values)) is not DONE:
                 self.check()
-                self.tally.given += 1
                 await self.give(self.frame.joined(value, self.parts()), outlet)
+                self.tally.given += 1
         finally:
             late = None
             if values is not None and not values.closed:

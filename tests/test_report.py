@@ -1,0 +1,295 @@
+"""Reports and accounts: law 6 at every moment, whoever asks, and what a report tells."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import Flow, Input, Report, Retry, Run, Threads, source
+
+from .accounts import check_accounts, settle, soon
+
+
+def picky(item: Any) -> Any:
+    if item % 7 == 3:
+        raise ValueError(item)
+    return item
+
+
+async def picky_async(item: Any) -> Any:
+    await checkpoint()
+    return picky(item)
+
+
+async def few(item: int) -> list[int]:
+    return [item] * (item % 3)
+
+
+async def pairs(items: AsyncIterator[int]) -> AsyncIterator[int]:
+    async for item in items:
+        yield item
+        if item % 5 == 0:
+            yield item
+
+
+LINES: dict[str, Callable[[Flow[Any, int]], Flow[Any, int]]] = {
+    "inline": lambda flow: flow.map(abs).filter(lambda item: item % 4).map(picky).tap(abs),
+    "async": lambda flow: flow.map(picky_async).filter(lambda item: item % 4).map(abs),
+    "async filter": lambda flow: flow.filter(picky_async),
+    "flat": lambda flow: (
+        flow.map(abs).flat_map(lambda item: [item] * (item % 3)).filter(lambda n: n % 4).map(picky)
+    ),
+    "flat flat": lambda flow: flow.flat_map(lambda n: [n, n]).flat_map(lambda n: [n]).map(picky),
+    "pool": lambda flow: flow.map(picky_async, concurrency=4).map(abs),
+    "unordered": lambda flow: flow.filter(picky_async, concurrency=4, ordered=False),
+    "flat pool": lambda flow: flow.flat_map(few, concurrency=3),
+    "threads": lambda flow: flow.map(picky, on=Threads(2)),
+    "timed threads": lambda flow: flow.filter(picky, on=Threads(2), timeout=9),
+    "flat threads": lambda flow: flow.flat_map(lambda item: [item] * 3, on=Threads(2)),
+    "retry": lambda flow: flow.map(picky, retry=Retry(2)),
+    "batch": lambda flow: flow.batch(4).flat_map(lambda items: items),
+    "transform": lambda flow: flow.transform(pairs),
+    "segments": lambda flow: flow.transform(pairs, segments=True),
+    "buffer": lambda flow: flow.map(picky).buffer(3).map(abs),
+    "drop_oldest": lambda flow: flow.map(picky).buffer(2, overflow="drop_oldest").map(abs),
+    "drop_newest": lambda flow: flow.buffer(2, overflow="drop_newest").map(picky_async),
+    "last buffer": lambda flow: flow.map(picky).buffer(3),
+}
+
+STARTS: dict[str, Callable[[], Flow[Any, int]]] = {
+    "input": lambda: Input[int](),
+    "source": lambda: source(range(60)),
+    "threads": lambda: source(range(60), on=Threads(1)),
+}
+
+
+def check_line(report: Report) -> None:
+    """Assert that the accounts of a line's stages and edges tell the same story."""
+    check_accounts(report)
+    stages = {stage.name: stage for stage in report.stages}
+    for edge in report.edges:
+        if edge.source in stages:
+            upper = stages[edge.source]
+            assert edge.entered >= upper.given, (edge, upper)  # failures go along
+        order = list(stages)
+        at_end = order.index(edge.source) >= order.index(edge.target)  # named like a stage
+        if not at_end and stages[edge.target].kind != "buffer":  # whose edges are one
+            lower = stages[edge.target]
+            assert edge.left >= lower.taken or edge.dropped, (edge, lower)
+
+
+@pytest.mark.parametrize("policy", ["skip", "emit"])
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+async def test_the_accounts_hold_at_every_moment(
+    line: Callable[[Flow[Any, int]], Flow[Any, int]], policy: Any
+) -> None:
+    """Between any two turns, through interrupts, and at the end, however it ends."""
+    for number, start in enumerate(STARTS):
+        rng = random.Random(number)
+        flow = line(STARTS[start]())
+        for way in ("end", "leave"):
+            with soon():
+                async with flow.open(buffer=3, on_error=policy) as run:
+                    for step in range(40):
+                        if start == "input":
+                            try:
+                                run.send_nowait(step)
+                            except anyio.WouldBlock:
+                                pass
+                        for _ in range(rng.randrange(3)):
+                            await checkpoint()
+                        check_line(run.report())
+                        if rng.random() < 0.1:
+                            run.interrupt()
+                            check_line(run.report())
+                            assert all(not edge.inside for edge in run.report().edges)
+                        if rng.random() < 0.3:
+                            with anyio.move_on_after(0):
+                                async for _ in run.events():
+                                    break
+                    if way == "end":
+                        await run.drain()
+                        check_accounts(run.report(), over=True)
+                check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+async def test_the_accounts_after_a_failure(
+    line: Callable[[Flow[Any, int]], Flow[Any, int]],
+) -> None:
+    """What the failure left is discarded and counted."""
+    run: Any = None
+    for start in ("source", "threads"):
+        try:
+            with soon():
+                async with line(STARTS[start]()).open(buffer=3) as run:
+                    async for _ in run:
+                        pass
+        except ValueError:
+            assert sum(stage.failed for stage in run.report().stages) == 1
+        check_accounts(run.report(), over=True)
+
+
+async def test_asked_from_inside() -> None:
+    """User code may ask for a report of its own run, on the loop or from a thread."""
+    run: Run[Any, Any]
+    seen: list[Report] = []
+
+    def ask(item: int) -> int:
+        seen.append(run.report())
+        return item
+
+    async def ask_async(item: int) -> int:
+        return ask(item)
+
+    def ask_in_thread(item: int) -> int:
+        return anyio.from_thread.run_sync(ask, item)
+
+    def ask_and_keep(item: int) -> bool:
+        return ask(item) % 2 == 0
+
+    flow = Input[int]()
+    for line in (
+        flow.map(ask).map(ask).filter(ask_and_keep),
+        flow.map(ask_async).map(ask),
+        flow.flat_map(lambda item: map(ask, [item, item])).map(ask),
+        flow.map(ask_async, concurrency=3),
+        flow.map(ask_in_thread, on=Threads(2)),
+        flow.batch(2).map(ask),
+    ):
+        seen.clear()
+        with soon():
+            async with line.open(range(30), buffer=4) as run:
+                async for _ in run:
+                    check_line(run.report())
+        assert seen
+        for report in seen:
+            check_line(report)
+            assert sum(stage.in_hand for stage in report.stages) >= 1
+    with soon():
+        async with source(range(30)).map(ask).map(ask).open(buffer=4) as run:
+            async for _ in run:
+                pass
+    for report in seen:
+        check_line(report)
+
+
+async def test_the_counts() -> None:
+    """Of everything that can become of an item."""
+
+    def refuse(item: int) -> int:
+        if item == 5:
+            raise ValueError
+        return item
+
+    flow = (
+        Input[int]("in")
+        .filter(lambda item: item % 2, name="odd")
+        .map(refuse, name="refuse")
+        .flat_map(lambda item: [item] * 2, name="twice")
+        .batch(3, name="batch")
+    )
+    report = await flow.drain(range(10), on_error="skip")
+    told = {s.name: (s.taken, s.done, s.given, s.filtered, s.skipped) for s in report.stages}
+    assert told == {
+        "in": (10, 10, 10, 0, 0),
+        "odd": (10, 5, 5, 5, 0),
+        "refuse": (5, 4, 4, 0, 1),
+        "twice": (4, 4, 8, 0, 0),
+        "batch": (8, 8, 3, 0, 0),
+    }
+    assert report.failed == 1
+    assert [(edge.source, edge.target, edge.entered) for edge in report.edges if edge.entered]
+    by_ends = {(edge.source, edge.target): edge for edge in report.edges}
+    assert by_ends["in", "odd"].entered == 10
+    assert by_ends["odd", "refuse"].entered == 5
+    assert by_ends["twice", "batch"].left == 8
+
+
+async def test_lossy_buffers_count_what_they_drop() -> None:
+    """`dropped` on the edge, `discarded` at the buffer's own stage."""
+    for overflow in ("drop_oldest", "drop_newest"):
+        with soon():
+            flow = Input[int]().map(abs).buffer(3, overflow=overflow, name="lossy")
+            async with flow.open(range(10)) as run:
+                await settle()
+                got = [item async for item in run]
+        report = run.report()
+        assert got == ([7, 8, 9] if overflow == "drop_oldest" else [0, 1, 2])
+        lossy = report.stage("lossy")
+        assert (lossy.taken, lossy.done, lossy.discarded) == (10, 3, 7)
+        assert sum(edge.dropped for edge in report.edges) == 7
+        check_accounts(report, over=True)
+
+
+async def test_the_bottleneck() -> None:
+    """The stage that is busy nearly all the time, and why it is thought to be that one."""
+
+    async def slow(item: int) -> int:
+        await anyio.sleep(0.003)
+        return item
+
+    def slow_thread(item: int) -> int:
+        time.sleep(0.003)
+        return item
+
+    for flow in (
+        Input[int]().map(abs).map(slow).map(abs),
+        Input[int]().map(abs).map(slow, concurrency=2),
+        Input[int]().map(abs).map(slow_thread, on=Threads(2), name="slow"),
+        Input[int]().map(slow_thread, name="slow"),
+    ):
+        with soon():
+            report = await flow.drain(range(12))
+        assert report.bottleneck is not None
+        assert report.bottleneck.stage == "slow"
+        assert "% of the time" in report.bottleneck.reason
+        assert report.stage("slow").calls.count >= 1
+        assert report.stage("slow").calls.p50 >= 0.003 * 0.95
+
+
+async def test_an_idle_run_has_no_bottleneck() -> None:
+    """When nobody is busy, the input or the reader sets the pace."""
+    async with Input[int]().map(abs).open() as run:
+        assert run.report().bottleneck is None
+        await anyio.sleep(0.01)
+        assert run.report().bottleneck is None
+        assert run.report().elapsed >= 0.009
+
+
+async def test_printed_and_as_a_dict() -> None:
+    """A table with a row a stage; columns where nothing happened are left out."""
+    report = await Input[int]().map(abs).filter(lambda item: item).drain(range(3))
+    text = str(report)
+    lines = text.splitlines()
+    assert lines[0].split()[:4] == ["stage", "taken", "done", "given"]
+    assert [line.split()[0] for line in lines[2:5]] == ["input", "abs", "lambda"]
+    assert "filtered" in lines[0]
+    assert "skipped" not in lines[0]
+    assert "elapsed" in text
+    told = json.loads(json.dumps(report.to_dict()))
+    assert told["stages"][2]["filtered"] == 1
+    with pytest.raises(KeyError, match="no stage is named 'nobody'; the stages are 'input', 'abs'"):
+        report.stage("nobody")
+
+
+async def test_a_report_is_frozen() -> None:
+    """It is of one moment; the next one is another."""
+    async with Input[int]().map(abs).open() as run:
+        before = run.report()
+        await run.send(1)
+        run.finish()
+        async for _ in run:
+            pass
+        assert before.stage("abs").taken == 0
+        assert run.report().stage("abs").done == 1
+    after = run.report()
+    await anyio.sleep(0.002)
+    assert run.report().elapsed == after.elapsed
