@@ -180,7 +180,7 @@ class Live:
         elif task[0] in sources:
             runner = SourceRunner(self, steps, inlets, outlets, sources[task[0]])
         else:
-            runner = runner_for(head)(self, steps, inlets, outlets)
+            runner = runner_for(head, self, outlets.get(MAIN))(self, steps, inlets, outlets)
         self.runners.append(runner)
         if isinstance(runner, EntryRunner):
             self.entries[task[0]] = runner

@@ -17,6 +17,8 @@ from .._stages import (
     ZipLatestStage,
     ZipStage,
 )
+from .._wires import Outlet
+from .bursts import BurstOffload, fits
 from .chain import Chain
 from .join import ConcatRunner, GatherRunner, MergeRunner, ZipLatestRunner, ZipRunner
 from .offload import Offload
@@ -42,11 +44,17 @@ RUNNERS: dict[type[Stage], type[Runner]] = {
 }
 
 
-def runner_for(stage: Stage) -> type[Runner]:
-    """Give the class that runs tasks whose first stage is this one."""
+def runner_for(stage: Stage, frame: Frame, outlet: Outlet | None) -> type[Runner]:
+    """Give the class that runs tasks whose first stage is this one.
+
+    Args:
+        stage: the stage.
+        frame: what the run gives its runners.
+        outlet: where the main results go out, unless the stage is a fan-out.
+    """
     if isinstance(stage, CallStage):
         if stage.options.on is not None:
-            return Offload
+            return BurstOffload if outlet is not None and fits(frame, stage, outlet) else Offload
         return Pool if stage.options.width > 1 else Chain
     for kind in type(stage).__mro__:
         if kind in RUNNERS:

@@ -306,15 +306,19 @@ class Offload(Pool):
         """Tell whether a barrier leaves anything to be taken up: what stood before it does."""
         return self.barrier is None or bool(self.undone)
 
+    def share(self, seat: Seat) -> int:
+        """Give how many items a call may take: a fair share, no more than a slice's worth."""
+        if self.single:
+            return 1
+        helpers = min(self.width - self.busy, seat.free)
+        most = -(-self.waiting() // (1 + max(0, helpers)))
+        # Whoever takes all before anybody knows how long an item takes may keep it from others.
+        most = min(most, int(SLICE / self.pace)) if self.pace else 1
+        return max(1, min(most, MOST_IN_A_CALL))
+
     def take_batch(self, seat: Seat) -> list[Slot]:
-        """Take a fair share of what is waiting, no more than a slice's worth."""
-        most = 1
-        if not self.single:
-            helpers = min(self.width - self.busy, seat.free)
-            most = -(-self.waiting() // (1 + max(0, helpers)))
-            # Whoever takes all before anybody knows how long an item takes may keep it from others.
-            most = min(most, int(SLICE / self.pace)) if self.pace else 1
-            most = max(1, min(most, MOST_IN_A_CALL))
+        """Take a share of what is waiting."""
+        most = self.share(seat)
         batch: list[Slot] = []
         while len(batch) < most:
             slot = self.undone.popleft() if self.undone else self.take()

@@ -308,17 +308,21 @@ class Pool(Runner):
                 return slot
             if thing is EMPTY:
                 return None
-            slot = Slot(None, thing)
-            self.window.append(slot)
-            if self.ordered:
-                self.needed = self.needed or self.window[0] is slot
-            elif type(thing) is Barrier:
-                self.barrier = slot
-                self.needed = True
-            else:
-                self.ready.append(slot)
-                self.needed = True
+            self.take_mark(thing)
         return None
+
+    def take_mark(self, mark: Mark) -> None:
+        """Give a mark its place in the window."""
+        slot = Slot(None, mark)
+        self.window.append(slot)
+        if self.ordered:
+            self.needed = self.needed or self.window[0] is slot
+        elif type(mark) is Barrier:
+            self.barrier = slot
+            self.needed = True
+        else:
+            self.ready.append(slot)
+            self.needed = True
 
     def staff(self) -> None:
         """Put items to work, with idle workers first, with new ones while the width allows."""

@@ -12,9 +12,9 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
-from anyio import CancelScope, current_time
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 
-from .._errors import safe_repr
+from .._errors import StageError, safe_repr
 
 logger = logging.getLogger("flowstage")
 
@@ -89,17 +89,33 @@ class Values:
                             await aclose()
                     elif self.closes():
                         self.iterator.close()
-                except Exception as failed:
-                    raised = failed
+                except BaseException as failed:
+                    raised = self._error_of(failed, scope)
             if self._context is not None:
                 context, self._context = self._context, None
                 try:
                     await context.__aexit__(type(error) if error else None, error, None)
-                except Exception as failed:
-                    raised = failed if failed is not error else raised
+                except BaseException as failed:
+                    raised = self._error_of(failed, scope) if failed is not error else raised
         if scope.cancelled_caught:
             logger.warning("%s did not finish its cleanup within %s s", self.what, limit)
         return raised
+
+    def _error_of(self, raised: BaseException, scope: CancelScope) -> BaseException:
+        """Give the error that a cleanup failed with; a cancellation is one unless it is ours.
+
+        Raises:
+            BaseException: the cancellation of the scope, or an exit.
+        """
+        if isinstance(raised, (KeyboardInterrupt, SystemExit)):
+            raise raised
+        if not isinstance(raised, get_cancelled_exc_class()):
+            return raised
+        if scope.cancel_called:
+            raise raised
+        error = StageError(f"the cleanup of {self.what} was cancelled from inside")
+        error.__cause__ = raised
+        return error
 
 
 def read(iterable: object, what: str, *, owned: bool = False) -> Values:

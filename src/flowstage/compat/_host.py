@@ -27,6 +27,7 @@ from anyio import (
     sleep_forever,
 )
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from flowstage import ClosedError, Run
 
@@ -89,6 +90,9 @@ class Host:
                     return
                 assert self._opening is not None
                 async with self._opening as self.run, create_task_group() as self._group:
+                    # The run's tasks make their first step: asyncio.run() may cancel all tasks
+                    # any time, and one that has not begun is warned of as never awaited.
+                    await checkpoint()
                     self._entered.set()
                     await sleep_forever()
         except get_cancelled_exc_class():

@@ -1,0 +1,253 @@
+"""Calls in threads for bursts of bare values, where nothing is asked but a call for each.
+
+The same as `offload`, with one slot for a burst of values instead of one for each: taking, handing to
+a thread, handing on and counting are then paid for by the burst. A burst of which a call did only a
+part, or in which a call failed, is taken apart in its place: what is done, what failed, the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from time import perf_counter
+from types import CoroutineType
+from typing import Any
+
+from .._envelope import Envelope, Sentinel
+from .._stages import CallStage, FilterStage
+from .._wires import Bare, Edge, Enough, Outlet
+from .call import KINDS, CallFailed, sentinel_given
+from .offload import MOST_IN_A_CALL, SLICE, Offload, Seat, in_thread
+from .pool import Slot
+from .runner import Frame, Step, own_error
+
+BETWEEN_LOOKS = 1e-4
+"""Seconds of calls between two looks at the time."""
+
+
+class Burst(Slot):
+    """The place of several values in the window.
+
+    Attributes:
+        values: what is to be done; `out` is what came of it.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__(None)
+        self.values = values
+
+
+def run_burst(
+    fn: Callable[[Any], Any], values: Sequence[Any], seconds: float, stride: int
+) -> tuple[list[Any], BaseException | None, float]:
+    """Call a function for value after value until one fails or the time is over. Runs in a thread.
+
+    Returns:
+        the results, what the call after the last of them raised, and the seconds that all took.
+    """
+    results: list[Any] = []
+    began = perf_counter()
+    end = began + seconds
+    try:
+        for start in range(0, len(values), stride):
+            part = values[start : start + stride]
+            results.extend(map(fn, part))
+            if len(results) < start + len(part):  # it raised what ends a `map` without a word
+                return results, StopIteration(), perf_counter() - began
+            if perf_counter() > end:
+                break
+    except BaseException as error:  # carried to the loop, where the guard looks at it
+        return results, error, perf_counter() - began
+    return results, None, perf_counter() - began
+
+
+def fits(frame: Frame, stage: CallStage, outlet: Outlet) -> bool:
+    """Tell whether a stage asks for nothing but a call for each value."""
+    options = stage.options
+    if not frame.plain or options.timeout or options.retry or type(stage) not in KINDS:
+        return False
+    # A row that a filter drops leaves a hole in its very place.
+    return outlet.bulk and not (outlet.aligned and isinstance(stage, FilterStage))
+
+
+class BurstOffload(Offload):
+    """A stage of bare plain calls in threads."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        steps: Sequence[Step],
+        inlets: Sequence[Edge],
+        outlets: Mapping[Hashable, Outlet],
+    ) -> None:
+        super().__init__(frame, steps, inlets, outlets)
+        fn = self.step.fn
+        self.fn: Callable[[Any], Any] = fn
+        if self.step.kind == "filter":
+            self.fn = lambda value: bool(fn(value))  # what that raises belongs to the item as well
+
+    def waiting(self) -> int:
+        inlet = self.inlet
+        inside = inlet.used - inlet.marks_inside - inlet.faults_inside
+        undone = sum(len(slot.values) for slot in self.undone if isinstance(slot, Burst))
+        return undone + max(0, min(inside, self.room - self.items))
+
+    def take(self) -> Slot | None:
+        return self.take_burst(1)
+
+    def take_burst(self, most: int) -> Burst | None:
+        """Take up the next values, no more than there are before a mark; marks on the way too."""
+        inlet = self.inlet
+        while self.may_take():
+            head = inlet.refill()
+            if not head:
+                return None
+            most = min(most, self.room - self.items)
+            if type(head) is Bare and len(head) <= most:
+                values = list(head)
+                head.clear()
+            elif type(head) is Bare:
+                values = [head.popleft() for _ in range(most)]
+            elif type(head[0]) is Envelope:
+                values = []
+                while head and len(values) < most and type(head[0]) is Envelope:
+                    values.append(head.popleft().value)
+            else:
+                self.take_mark(inlet.take())
+                continue
+            inlet.taken += len(values)
+            inlet.ring_writer()
+            burst = Burst(values)
+            self.window.append(burst)
+            self.items += len(values)
+            return burst
+        return None
+
+    def take_batch(self, seat: Seat) -> list[Slot]:
+        most = self.share(seat)
+        if not self.undone:
+            burst = self.take_burst(most)
+            return [] if burst is None else [burst]
+        slot = self.undone.popleft()
+        if isinstance(slot, Burst) and len(slot.values) > most:
+            self.undone.appendleft(self.split_off(slot, slot.values[most:]))
+            del slot.values[most:]
+        return [slot]
+
+    def split_off(self, slot: Slot, values: list[Any]) -> Burst:
+        """Make a burst of its own of values behind a slot, in their place."""
+        burst = Burst(values)
+        self.insert_after(slot, burst)
+        return burst
+
+    def insert_after(self, slot: Slot, new: Slot) -> None:
+        """Put a slot into the window behind another; where order counts for nothing, at its end."""
+        if self.ordered:
+            self.window.insert(self.window.index(slot) + 1, new)
+        else:
+            self.window.append(new)
+
+    async def batch_in_thread(self, batch: list[Slot], seen: int) -> None:
+        (slot,) = batch
+        assert isinstance(slot, Burst)
+        values, tally, step = slot.values, self.step.tally, self.step
+        tally.working[slot] = (perf_counter(), values[0])
+        stride = max(1, min(MOST_IN_A_CALL, int(BETWEEN_LOOKS / self.pace))) if self.pace else 1
+        results: list[Any] = []
+        error: BaseException | None = None
+        spent = 0.0
+        try:
+            with self.frame.epoch.work():
+                results, error, spent = await in_thread(run_burst, self.fn, values, SLICE, stride)
+        finally:
+            del tally.working[slot]
+        made = len(results) + (error is not None)
+        if made:
+            pace = spent / made
+            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
+            tally.calls.record(pace, made)
+        if self.stale(seen):
+            return
+        kinds = set(map(type, results))
+        if Sentinel in kinds or CoroutineType in kinds:
+            error = self.first_wrong(results)
+        elif error is not None:
+            error = await own_error(error, self.frame, step.name)
+        count = len(results)
+        rest = values[count + (error is not None) :]
+        if rest:
+            self.undone.appendleft(self.split_off(slot, rest))
+        if error is not None:
+            failed = Slot(Envelope(values[count]))
+            self.insert_after(slot, failed)
+            self.note_failed(failed, CallFailed(error, 1))
+            self.finish(failed)
+        self.note_results(slot, values, results)
+        self.finish(slot)
+
+    def first_wrong(self, results: list[Any]) -> Exception:
+        """Cut results before the first that may not be one, and say why it may not."""
+        for number, result in enumerate(results):
+            error = self.wrong(result)
+            if error is not None:
+                del results[number:]
+                return error
+        return sentinel_given(self.step.name)  # pragma: no cover - the caller has seen one
+
+    def note_results(self, slot: Burst, values: list[Any], results: list[Any]) -> None:
+        """Note what came of the values that were done."""
+        if self.step.kind == "tap":
+            results = values[: len(results)]
+        elif self.step.kind == "filter":
+            kept = [value for value, keep in zip(values, results, strict=False) if keep]
+            dropped = len(results) - len(kept)
+            self.step.tally.filtered += dropped
+            self.items -= dropped
+            results = kept
+        slot.values = []
+        slot.out = deque(results)
+
+    def advance(self) -> None:
+        outlet, tally = self.outlet, self.step.tally
+        while True:
+            line = self.window if self.ordered else self.ready
+            if not line:
+                break
+            slot = line[0]
+            if not isinstance(slot, Burst):
+                self.needed = True  # a mark or a failure: the coordinator sees to it
+                return
+            if not slot.finished:
+                return
+            out = slot.out
+            while out:
+                space = outlet.space()
+                if not space:
+                    self.needed = True
+                    self.enough = not outlet.open
+                    return
+                try:
+                    given = (
+                        list(out) if len(out) <= space else [out.popleft() for _ in range(space)]
+                    )
+                    outlet.put_values(given)
+                except Enough:
+                    self.enough = self.needed = True
+                    return
+                if len(given) == len(out):
+                    out.clear()
+                tally.given += len(given)
+                tally.done += len(given)
+                self.items -= len(given)
+            self.leave(slot)
+        if self.barrier is not None and len(self.window) == 1:
+            self.needed = True
+
+    def drop_unwanted(self) -> None:
+        for slot in self.window:
+            if isinstance(slot, Burst) and slot.out:
+                self.step.tally.done += len(slot.out)
+                self.items -= len(slot.out)
+        super().drop_unwanted()
