@@ -82,9 +82,15 @@ def run_slice(
 
 
 def run_flat_slice(
-    call: Callable[[Envelope], Any], envelopes: Sequence[Envelope], seconds: float, most: int
+    call: Callable[[Envelope], Any],
+    name: str,
+    envelopes: Sequence[Envelope],
+    seconds: float,
+    most: int,
 ) -> tuple[list[tuple[list[Any], Iterator[Any] | None, BaseException | None]], float]:
     """Make the values of one item after the other until the time is over. Runs in a thread.
+
+    The time that each took is noted on its clock, in the name of the stage.
 
     Returns:
         for each item begun its values, its iterator if there may be more, and what it raised; and
@@ -94,6 +100,7 @@ def run_flat_slice(
     began = perf_counter()
     end = began + seconds
     for envelope in envelopes:
+        started = 0.0 if envelope.clock is None else perf_counter()
         iterator, error = begin_iterator(call, envelope)
         values: list[Any] = []
         more = False
@@ -102,6 +109,8 @@ def run_flat_slice(
         elif iterator is not None:
             left = max(0.0, end - perf_counter())
             values, _, more, error = run_iterator(iterator, left, most)
+        if envelope.clock is not None:
+            compute(envelope.clock, name, perf_counter() - started)
         answers.append((values, iterator if more or error is not None else None, error))
         most -= len(values)
         if more or most <= 0 or perf_counter() > end:
@@ -425,7 +434,7 @@ class Offload(Pool):
             with self.frame.epoch.work():
                 envelopes = [slot.envelope for slot in batch]
                 answers, spent = await in_thread(
-                    run_flat_slice, self.call, envelopes, SLICE, MOST_IN_A_CALL
+                    run_flat_slice, self.call, self.step.name, envelopes, SLICE, MOST_IN_A_CALL
                 )
         finally:
             del tally.working[batch[0]]
@@ -440,8 +449,6 @@ class Offload(Pool):
             for slot, (values, _, error) in zip(batch, answers, strict=False):
                 if error is not None:
                     error = await own_error(error, self.frame, self.step.name)
-                if slot.envelope.clock is not None:
-                    compute(slot.envelope.clock, self.step.name, spent / begun)
                 self.flat_done(slot, values, error)
         if last is not None:
             self.advance()
