@@ -292,6 +292,8 @@ class Play:
                 continue
             for epoch, model in enumerate(models):
                 seen = [event for e, event in self.seen[number] if e == epoch]
+                if model.cut and self.lossy:
+                    continue  # the item that ends the run may have been dropped before it could
                 if not self.case.known:
                     seen = [event for event in seen if not isinstance(event, Mark)]
                 # An end that says it has ended has given everything, however the run ended.
@@ -357,8 +359,12 @@ class Play:
     @property
     def loose(self) -> bool:
         """Whether more may enter than comes out."""
-        lossy = any(isinstance(p, Buffer) and p.overflow != "block" for p in self.case.parts)
-        return lossy or self.case.has(Zip)
+        return self.lossy or self.case.has(Zip)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether there are buffers that drop items."""
+        return any(isinstance(p, Buffer) and p.overflow != "block" for p in self.case.parts)
 
     def check_marks(self, whole: bool) -> list[str]:
         """Law 2, where places are not known: each at most once, and at a whole end exactly once."""
