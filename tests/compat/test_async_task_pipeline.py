@@ -139,7 +139,9 @@ async def test_an_item_may_be_an_exception_or_a_sentinel_anything() -> None:
     async with running({"same": same}, enable_timing=True) as pipeline:
         await pipeline.process_input_sentinel(awkward)
         found = await results(pipeline, error, awkward, 0, False, "")
-    assert [id(one) for one in found] == [id(one) for one in (awkward, error, awkward, 0, False, "")]
+    assert [id(one) for one in found] == [
+        id(one) for one in (awkward, error, awkward, 0, False, "")
+    ]
 
 
 async def test_a_generator_is_read_lazily_and_closed_when_the_pipeline_stops() -> None:
@@ -188,7 +190,7 @@ def test_a_program_that_never_stops_it_ends_all_the_same(
 ) -> None:
     """The event loop ends what is left."""
 
-    async def program() -> None:
+    async def program(keep: bool) -> None:
         pipeline: Pipe = AsyncTaskPipeline()
         pipeline.add_stage("same", same)
         await pipeline.start()
@@ -199,7 +201,7 @@ def test_a_program_that_never_stops_it_ends_all_the_same(
 
     kept: list[Pipe] = []
     for keep in (False, True):
-        run(program) if run is trio.run else run(program())
+        run(program, keep) if run is trio.run else run(program(keep))
     kept.clear()
     gc.collect()
     assert capfd.readouterr() == ("", "")
@@ -279,10 +281,12 @@ async def test_the_latency_begins_when_the_item_was_made() -> None:
         await pipeline.process_input_data(1, time.perf_counter() - 5)
         assert await results(pipeline) == [1]
         (item,) = pipeline.completed_items
-        assert 5 <= item.get_total_latency() < 6
-        timing = item.get_detailed_timing("same")
+        latency, timing = item.get_total_latency(), item.get_detailed_timing("same")
+        assert latency is not None
+        assert timing is not None
+        assert 5 <= latency < 6
         assert 5 <= timing.queue_wait_time < 6
-        assert timing.total_stage_time == pytest.approx(item.get_total_latency(), abs=1e-6)
+        assert timing.total_stage_time == pytest.approx(latency, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -303,4 +307,6 @@ async def test_the_report_keeps_the_last_thousand_items() -> None:
             await pipeline.process_input_stream(items(*range(1500)))
         assert len(pipeline.completed_items) == 1000
         assert pipeline.completed_items[-1].data == 1499
-        assert pipeline.get_latency_summary()["total_items"] == 1500
+        summary = pipeline.get_latency_summary()
+        assert summary is not None
+        assert summary["total_items"] == 1500
