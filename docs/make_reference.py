@@ -59,7 +59,7 @@ INTERNAL = {
     "Retry": {"again", "wait"},
     "Threads": {"seats"},
 }
-SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes):$", re.MULTILINE)
+SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Examples?):$", re.MULTILINE)
 ENTRY = re.compile(r"^(?P<names>[\w, ]+): (?P<text>.*)$", re.DOTALL)
 TITLES = {"Args": "Arguments", "Attributes": "Attributes", "Raises": "Raises"}
 
@@ -161,6 +161,9 @@ def _doc(thing: Any) -> Iterator[str]:
         text = textwrap.dedent(body.strip("\n"))
         if title in ("Returns", "Yields"):
             yield f"**{title}** {' '.join(text.split())}\n"
+            continue
+        if title.startswith("Example"):
+            yield f"```pycon\n{text}\n```\n"
             continue
         yield f"**{TITLES[title]}**\n"
         for item in re.split(r"\n(?=\S)", text):

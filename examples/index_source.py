@@ -104,9 +104,11 @@ def index(root: Path, threads: int, connection: sqlite3.Connection) -> Flow[None
 
 def walk(root: Path) -> Iterator[Path]:
     """Give the Python files under a folder, in order, without those that pip has installed there."""
-    for folder, below, names in os.walk(root):
+    closed: list[OSError] = []
+    for folder, below, names in os.walk(root, onerror=closed.append):
         below[:] = sorted(set(below) - {"site-packages", "__pycache__"})
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
+    yield from (Path(error.filename) for error in closed)  # `read` will fail and tell why
 
 
 def read(path: Path) -> File:
@@ -263,12 +265,16 @@ class Progress:
         )
 
     def add(self, result: Stored | Failure) -> None:
+        """Count a result, and show it."""
         match result:
             case Stored(files, definitions):
                 self.files += files
                 self.definitions += definitions
             case Failure():
                 self.failures.append(result)
+        self.show()
+
+    def show(self) -> None:
         if sys.stdout.isatty():
             print(f"\r{self!s:<79}", end="", flush=True)
         elif monotonic() - self._told >= 1:
@@ -287,6 +293,7 @@ class Progress:
 
 async def run(job: Flow[None, Stored | Failure]) -> None:
     progress = Progress()
+    progress.show()
     async with job.open() as running:
         async for result in running:
             progress.add(result)

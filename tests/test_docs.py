@@ -38,6 +38,7 @@ FENCE = re.compile(
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$(?:\n+^```text\n(?P<below>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
+CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\((?P<target>[^)\s]+)\)")
 
 
@@ -104,7 +105,7 @@ def matches(wanted: str, got: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=label)
 def test_links_lead_somewhere(page: Path) -> None:
     """To a file of the project, and to a heading in it if one is named."""
-    for match in LINK.finditer(FENCE.sub("", page.read_text(encoding="utf-8"))):
+    for match in LINK.finditer(prose(page)):
         target, _, anchor = match["target"].partition("#")
         if "://" in target:
             continue
@@ -112,6 +113,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert there.exists(), f"{label(page)} links to {match['target']}"
         if anchor:
             assert anchor in anchors(there), f"{label(page)} links to {match['target']}"
+
+
+def prose(page: Path) -> str:
+    """Give a page without its code."""
+    return CODE.sub("", FENCE.sub("", page.read_text(encoding="utf-8")))
 
 
 def anchors(page: Path) -> set[str]:
@@ -131,7 +137,7 @@ def test_every_page_can_be_reached_from_the_index(page: Path) -> None:
         if here in seen or here.suffix != ".md" or not here.is_file():
             continue
         seen.add(here)
-        for match in LINK.finditer(here.read_text(encoding="utf-8")):
+        for match in LINK.finditer(prose(here)):
             target = match["target"].partition("#")[0]
             if target and "://" not in target:
                 pending.append((here.parent / target).resolve())

@@ -195,6 +195,23 @@ def test_without_fts5_it_says_so_and_searches_all_the_same(
         ]
 
 
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(
+    example: ModuleType, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given like a file, so that reading it fails and is told."""
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if Path(path).name == "inner":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert list(example.walk(tree)) == [tree / "empty.py", tree / "plain.py", tree / "inner"]
+    with pytest.raises(OSError):
+        example.read(tree / "inner")
+
+
 def test_a_batch_is_written_as_a_whole_or_not_at_all(example: ModuleType) -> None:
     """One transaction for each batch."""
     file = example.File(Path("tea.py"), b"", "")
