@@ -228,16 +228,17 @@ class BurstOffload(Offload):
                     self.needed = True
                     self.enough = not outlet.open
                     return
+                if len(out) <= space:
+                    given = list(out)
+                    out.clear()
+                else:
+                    given = [out.popleft() for _ in range(space)]
                 try:
-                    given = (
-                        list(out) if len(out) <= space else [out.popleft() for _ in range(space)]
-                    )
                     outlet.put_values(given)
                 except Enough:
+                    out.extendleft(reversed(given))
                     self.enough = self.needed = True
                     return
-                if len(given) == len(out):
-                    out.clear()
                 tally.given += len(given)
                 tally.done += len(given)
                 self.items -= len(given)
