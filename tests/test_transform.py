@@ -1,0 +1,227 @@
+"""`transform`: a function over the whole flow, which sees the end and ends when it likes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import Input, Sentinel, StageError, source
+
+from .accounts import check_accounts, settle, soon
+
+
+async def same(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for item in items:
+        yield item
+
+
+@pytest.mark.parametrize("segments", [False, True])
+async def test_memory_and_end(segments: bool) -> None:
+    """It sees the end of its input and gives the rest."""
+
+    async def sums(items: AsyncIterator[int]) -> AsyncIterator[Any]:
+        total = 0
+        yield "begin"
+        async for item in items:
+            total += item
+            yield total
+        yield "end"
+
+    with soon():
+        flow = Input[int]().transform(sums, segments=segments)
+        for buffer in (0, 1, 100):
+            async with flow.open([1, 2, 3], buffer=buffer) as run:
+                assert [item async for item in run] == ["begin", 1, 3, 6, "end"]
+            check_accounts(run.report(), over=True)
+
+
+async def test_not_only_generators() -> None:
+    """Anything that gives an async iterable: a class, a function of a generator, a partial."""
+
+    class Twice:
+        def __init__(self, items: AsyncIterator[Any]) -> None:
+            self.items = items
+
+        def __aiter__(self) -> AsyncIterator[Any]:
+            return self.run()
+
+        async def run(self) -> AsyncIterator[Any]:
+            async for item in self.items:
+                yield item * 2
+
+    for fn in (Twice, lambda items: Twice(items).run()):
+        with soon():
+            assert await Input[int]().transform(fn).collect([1, 2]) == [2, 4]
+    with soon(), pytest.raises(TypeError, match=r"transform 'lambda' must give an iterable"):
+        await Input[int]().transform(lambda items: 5).collect([1])
+
+
+async def test_it_ends_when_it_likes() -> None:
+    """What is above is released: the source closed, calls cancelled, senders told."""
+    closed: list[str] = []
+
+    async def items() -> AsyncIterator[int]:
+        try:
+            for number in range(10**6):
+                yield number
+        finally:
+            closed.append("source")
+
+    async def first(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            yield item
+            if item == 2:
+                return
+
+    async def later(item: int) -> int:
+        await checkpoint()
+        return item
+
+    for line in (
+        source(items),
+        source(items).map(abs),
+        source(items).map(later, concurrency=3),
+        source(items).batch(1).flat_map(iter),
+    ):
+        closed.clear()
+        with soon():
+            async with line.transform(first).map(abs).open(buffer=3) as run:
+                assert [item async for item in run] == [0, 1, 2]
+                await settle()
+                assert closed == ["source"]
+            check_accounts(run.report(), over=True)
+
+
+async def test_backpressure() -> None:
+    """It is asked for no more than there is room."""
+    given: list[int] = []
+
+    async def endless(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        number = 0
+        while True:
+            number += 1
+            given.append(number)
+            yield number
+
+    with soon():
+        async with Input[int]().transform(endless).open(buffer=3) as run:
+            await settle()
+            assert len(given) == 4
+            async for item in run:
+                if item == 200:
+                    break
+
+
+async def test_its_errors_are_the_runs() -> None:
+    """Raised as they are, in its name; a cancellation of its own is a `StageError`."""
+
+    async def fail(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            if item == 2:
+                raise ValueError("mine")
+            yield item
+
+    async def cancel(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        cancelled = anyio.get_cancelled_exc_class()
+        async for item in items:
+            yield item
+            if cancelled.__module__.startswith("asyncio"):
+                raise cancelled()
+            raise cancelled._create()
+
+    with soon(), pytest.raises(ValueError, match="mine") as caught:
+        await Input[int]().transform(fail).collect([1, 2, 3])
+    assert caught.value.__notes__ == ["flowstage: raised in stage 'fail' on item 2"]
+    with soon(), pytest.raises(StageError, match="stage 'cancel' was cancelled from inside"):
+        await Input[int]().transform(cancel).collect([1, 2])
+
+
+async def test_an_error_in_its_cleanup() -> None:
+    """Is raised, not lost, when the body leaves early."""
+
+    async def rude(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        try:
+            async for item in items:
+                yield item
+        finally:
+            raise ValueError("in cleanup")
+
+    with soon(), pytest.raises(ValueError, match="in cleanup"):
+        async with Input[int]().transform(rude).open() as run:
+            await run.send(1)
+            async for _ in run:
+                break
+            await settle()
+
+
+async def test_closed_once_in_its_task() -> None:
+    """At the end, early, after a failure elsewhere, in the task that iterated it."""
+    diary: list[Any] = []
+
+    async def watched(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        diary.append(anyio.get_current_task().id)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            diary.append(anyio.get_current_task().id)
+
+    def refuse(item: int) -> int:
+        raise ValueError
+
+    with soon():
+        await Input[int]().transform(watched).collect([1])
+        async with Input[int]().transform(watched).open(range(9), buffer=1) as run:
+            async for _ in run:
+                break
+        with pytest.raises(ValueError):
+            await Input[int]().transform(watched).map(refuse).collect(range(9))
+    assert len(diary) == 6
+    assert all(a == b for a, b in zip(diary[::2], diary[1::2], strict=True))
+
+
+async def test_marks_pass_when_the_next_item_is_asked_for() -> None:
+    """A sentinel stands behind what was given before; failures pass beside."""
+
+    async def pairs(items: AsyncIterator[int]) -> AsyncIterator[Any]:
+        async for first in items:
+            async for second in items:
+                yield (first, second)
+                break
+
+    def refuse(item: int) -> int:
+        if item == 0:
+            raise ValueError
+        return item
+
+    with soon():
+        flow = Input[Any]().map(refuse).transform(pairs)
+        sent = [1, Sentinel("a"), 2, 0, 3, 4, Sentinel("b")]
+        async with flow.open(sent, on_error="emit") as run:
+            events = [getattr(event, "item", event) async for event in run.events()]
+    assert events == [Sentinel("a"), (1, 2), 0, (3, 4), Sentinel("b")]
+
+
+async def test_several_transforms() -> None:
+    """One after the other, with other stages between."""
+    with soon():
+        flow = Input[int]().transform(same).map(abs).transform(same).batch(2).transform(same)
+        assert await flow.collect(range(5)) == [[0, 1], [2, 3], [4]]
+        with_segments = Input[Any]().transform(same, segments=True).transform(same, segments=True)
+        assert await with_segments.collect([1, Sentinel("s"), 2]) == [1, 2]
+
+
+async def test_asking_after_the_end() -> None:
+    """The iterator stays at its end."""
+
+    async def ask(items: AsyncIterator[int]) -> AsyncIterator[Any]:
+        kept = [item async for item in items]
+        kept += [item async for item in items]
+        yield kept
+
+    with soon():
+        assert await Input[int]().transform(ask).collect([1, 2]) == [[1, 2]]
