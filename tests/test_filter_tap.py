@@ -1,0 +1,103 @@
+"""`filter` and `tap`: what passes, what is counted, on every way they are run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import Input, Threads, source
+
+from .accounts import check_accounts, soon
+
+
+def odd(item: int) -> int:
+    return item % 2
+
+
+async def odd_later(item: int) -> int:
+    for _ in range(item % 3):
+        await checkpoint()
+    return item % 2
+
+
+WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "plain": (odd, {}),
+    "async": (odd_later, {}),
+    "lambda of async": (lambda item: odd_later(item), {}),
+    "timeout": (odd_later, {"timeout": 9}),
+    "pool": (odd_later, {"concurrency": 3}),
+    "unordered": (odd_later, {"concurrency": 3, "ordered": False}),
+    "threads": (odd, {"on": Threads(2)}),
+    "timed threads": (odd, {"on": Threads(2), "timeout": 9}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_filter_keeps_what_is_true(way: str) -> None:
+    """Any true value keeps an item; all others are counted; many in a row are no trouble."""
+    fn, options = WAYS[way]
+    for buffer in (100, 1, 0):
+        for start in (Input[int](), Input[int]().map(abs), Input[int]().batch(1).flat_map(iter)):
+            with soon():
+                flow = start.filter(fn, name="keep", **options)
+                async with flow.open(range(60), buffer=buffer) as run:
+                    got = [item async for item in run]
+                check_accounts(run.report(), over=True)
+            assert sorted(got) == list(range(1, 60, 2))
+            if options.get("ordered", True):
+                assert got == sorted(got)
+            assert run.report().stage("keep").filtered == 30
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_tap_passes_everything_on(way: str) -> None:
+    """The item itself, once called, whatever the function gives."""
+    fn, options = WAYS[way]
+    items = [[number] for number in range(30)]
+    seen: list[int] = []
+
+    def look(item: list[int]) -> Any:
+        seen.append(item[0])
+        return fn(item[0])
+
+    async def look_later(item: list[int]) -> Any:
+        seen.append(item[0])
+        return await odd_later(item[0])
+
+    tapped = look if "on" in options or way in ("plain", "lambda of async") else look_later
+    for buffer in (100, 1):
+        seen.clear()
+        with soon():
+            got = await Input[Any]().tap(tapped, **options).collect(items, buffer=buffer)
+        assert sorted(got) == items
+        assert all(any(a is b for b in items) for a in got)
+        assert sorted(seen) == list(range(30))
+
+
+async def test_nothing_passes() -> None:
+    """A stage that keeps nothing still ends."""
+    for flow in (
+        source(range(5000)).filter(lambda item: False),
+        source(range(500)).filter(lambda item: False, on=Threads(2)),
+        Input[int]().filter(lambda item: None),
+    ):
+        with soon():
+            given = None if flow.graph.stages[0].kind == "source" else range(5000)
+            assert await flow.collect(given, buffer=1) == []
+
+
+async def test_many_filters_fused() -> None:
+    """Each counts its own."""
+    flow = Input[int]()
+    for number in (2, 3, 5, 7):
+        flow = flow.filter(lambda item, number=number: item % number, name=f"not {number}")
+    with soon():
+        report = await flow.drain(range(210))
+    wanted = list(range(210))
+    for number in (2, 3, 5, 7):
+        stage = report.stage(f"not {number}")
+        assert stage.taken == len(wanted)
+        wanted = [item for item in wanted if item % number]
+        assert stage.done == len(wanted)
