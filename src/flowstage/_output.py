@@ -159,8 +159,6 @@ class _Reading(AsyncIterator[Any]):
     async def _next(self) -> Any:
         """Wait for the next thing. While there is one to take, which task asks matters to nobody."""
         output = self.output
-        if get_current_task().id != self.task:
-            raise BusyResourceError("iterating over")
         await output.turn()
         thing = await output.next_thing()
         if thing is EMPTY:

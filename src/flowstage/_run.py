@@ -53,7 +53,8 @@ class Run(Generic[In, Out_co]):
         names = list(live.topology.ends)
         self._outputs = [Output[Any](live, number, name) for number, name in enumerate(names)]
         self._host: int | None = None
-        self._closing = False
+        inputs = [entry for entry in live.entries.values() if isinstance(entry, InputRunner)]
+        self._sole_input = inputs[0] if len(inputs) == 1 else None
 
     def __repr__(self) -> str:
         state = "over" if self._live.closed else "open"
@@ -240,6 +241,8 @@ class Run(Generic[In, Out_co]):
 
     def _entry(self, to: Any) -> InputRunner:
         self._check_open()
+        if to is None and self._sole_input is not None:
+            return self._sole_input
         entries = self._live.entries
         if to is not None:
             port = getattr(to, "_port", None)
@@ -249,8 +252,6 @@ class Run(Generic[In, Out_co]):
                 raise GraphError(f"{safe_repr(to)} is no Input of this graph")
             return self._push_input(entry)
         inputs = [entry for entry in entries.values() if isinstance(entry, InputRunner)]
-        if len(inputs) == 1:
-            return inputs[0]
         if not inputs:
             raise GraphError(
                 "this run has no input to send to: its items come from its source; "

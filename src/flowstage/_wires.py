@@ -613,6 +613,19 @@ class Outlet:
             edge.end()
 
 
+async def wait_one(edge: Edge, bell: Bell) -> None:
+    """Wait until an edge, found empty, may have something or has ended."""
+    if edge.total - edge.taken - edge.flushed:
+        return
+    edge.reader = bell
+    if edge.capacity == 0:
+        edge.ring_writer()
+    try:
+        await bell.wait()
+    finally:
+        edge.reader = None
+
+
 async def wait_any(inlets: Sequence[Edge], bell: Bell) -> None:
     """Wait until one of several edges, all found empty, may have something or has ended."""
     if any(edge.used for edge in inlets):

@@ -13,7 +13,7 @@ takes. Between two `flat_map`s every item that entered has left, was dropped, or
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -246,22 +246,27 @@ class Chain(Runner):
             return False
         return not (calls and calls[0].awaits) or all(step.kind == "map" for step in calls)
 
+    def way(self) -> Callable[[Edge], Awaitable[None]] | None:
+        """Give the fast way that suits these stages, once their nature is known."""
+        if self.is_fast():
+            if self.calls and self.calls[0].awaits:
+                return self.burst_async
+            return self.burst if self.outlet.bulk else None
+        return self.burst_timed if self.is_timed() else None
+
     async def serve(self) -> None:
         """Take, process, give, until the input ends."""
         (inlet,) = self.inlets
+        way, bare = self.way(), self.is_bare
         while True:
-            if self.is_fast():
-                if self.calls and self.calls[0].awaits:
-                    await self.burst_async(inlet)
-                elif self.outlet.bulk:
-                    await self.burst(inlet)
-                else:
-                    await self.careful_burst(inlet)
-            elif self.is_timed():
-                await self.burst_timed(inlet)
-            else:
+            if way is None:
                 await self.careful_burst(inlet)
-            if inlet.used:
+                way = self.way()
+            else:
+                await way(inlet)
+                if bare != self.is_bare:
+                    bare, way = self.is_bare, self.way()
+            if inlet.total - inlet.taken - inlet.flushed:
                 continue
             if inlet.ended:
                 return

@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 from .._envelope import HOLE, Barrier, Envelope, Failure, Fault, Hole
 from .._errors import NO_ITEM
 from .._stages import MAIN, ZipStage
-from .._wires import EMPTY, Edge
+from .._wires import EMPTY, Bare, Edge
 from .runner import MOST_IN_A_TURN, Runner, Stopped
 
 SHARE = 32
@@ -80,6 +80,8 @@ class MergeRunner(JoinRunner):
 
     async def read_share(self, edge: Edge, held: dict[Edge, Barrier]) -> bool:
         """Read some of one input; tell whether there was anything."""
+        if self.passes and self.pass_values(edge):
+            return True
         thing = EMPTY
         for count in range(SHARE):
             thing = edge.take()
@@ -94,6 +96,24 @@ class MergeRunner(JoinRunner):
                 await self.pass_mark(thing)
         return True
 
+    passes = True
+    """Whether items go on as they are."""
+
+    def pass_values(self, edge: Edge) -> bool:
+        """Pass on a share of bare values at once, if there are any and there is room."""
+        head, outlet = edge.refill(), self.outlets[MAIN]
+        if type(head) is not Bare or not head or not outlet.bulk:
+            return False
+        count = min(len(head), SHARE, outlet.space())
+        if count <= 0:
+            return False
+        values = [head.popleft() for _ in range(count)]
+        edge.taken += count
+        edge.ring_writer()
+        outlet.put_values(values)
+        self.steps[0].tally.done += count
+        return True
+
     async def on_item(self, envelope: Envelope, edge: Edge) -> None:
         """Pass an item on."""
         await self.give(envelope, self.outlets[MAIN])
@@ -102,6 +122,8 @@ class MergeRunner(JoinRunner):
 
 class ZipLatestRunner(MergeRunner):
     """The latest item of every input, whenever one of them changes."""
+
+    passes = False
 
     def begin(self) -> None:
         self.latest: dict[Edge, Envelope] = {}

@@ -31,7 +31,7 @@ from .._policies import OnError
 from .._stages import MAIN, CallStage, Stage
 from .._stats import Tally
 from .._watch import Bell, Watch
-from .._wires import Edge, Enough, Outlet, wait_any
+from .._wires import Edge, Enough, Outlet, wait_any, wait_one
 
 logger = logging.getLogger("flowstage")
 
@@ -228,15 +228,20 @@ class Runner:
 
     async def wait_item(self, inlets: Sequence[Edge] | None = None) -> None:
         """Wait until an inlet may have something or has ended."""
-        inlets = self.inlets if inlets is None else inlets
+        if inlets is None:
+            inlets = self.inlets
         began = perf_counter()
         self.waits, self.waits_at = "input", inlets
         try:
-            await wait_any(inlets, self.bell)
+            if len(inlets) == 1:
+                await wait_one(inlets[0], self.bell)
+            else:
+                await wait_any(inlets, self.bell)
         finally:
             self.waits = ""
             self.steps[0].tally.waiting += perf_counter() - began
-        self.check()
+        if self.seen != self.frame.epoch.number:
+            raise Flushed
 
     async def wait_room(self, outlet: Outlet, thing: Any) -> None:
         """Wait until an outlet may have room for a thing."""
