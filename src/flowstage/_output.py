@@ -132,6 +132,7 @@ class Output(Generic[T_co]):
         if self._bell.event is not None:
             raise BusyResourceError(f"reading {self._name!r} of")
         edge = self._edge
+        self._turns = 0  # whoever waits lets others have their turns
         edge.reader = self._bell
         if edge.capacity == 0:
             edge.ring_writer()

@@ -137,7 +137,6 @@ class Run(Generic[In, Out_co]):
         """
         entry = self._entry(to)
         envelope = self._envelope(entry, item, context)
-        entry.check_open()
         await checkpoint_if_cancelled()
         await entry.send(envelope)
 

@@ -589,6 +589,8 @@ class Outlet:
     @property
     def open(self) -> bool:
         """Whether anybody still wants what goes out here."""
+        if self._sole is not None:
+            return not self._sole.finished
         return any(not edge.finished for edge in self.edges)
 
     async def wait_room(self, thing: Any, bell: Bell) -> None:
@@ -611,19 +613,6 @@ class Outlet:
         """End every edge."""
         for edge in self.edges:
             edge.end()
-
-
-async def wait_one(edge: Edge, bell: Bell) -> None:
-    """Wait until an edge, found empty, may have something or has ended."""
-    if edge.total - edge.taken - edge.flushed:
-        return
-    edge.reader = bell
-    if edge.capacity == 0:
-        edge.ring_writer()
-    try:
-        await bell.wait()
-    finally:
-        edge.reader = None
 
 
 async def wait_any(inlets: Sequence[Edge], bell: Bell) -> None:

@@ -64,6 +64,7 @@ class Chain(Runner):
         edges = self.outlet.edges
         if self.keeps_time and len(edges) == 1 and edges[0].clocks is not None:
             self.times, edges[0].clocks = edges[0].clocks, None
+        self.prepared: Any = None  # what `burst_async` needs at each turn
         self.until_sample = 0  # calls of an async function until one is timed again
         self.many = 1  # items in a burst: grows while bursts are short
         self.turn = 0.0  # seconds since the last checkpoint
@@ -431,11 +432,12 @@ class Chain(Runner):
 
         One tight loop, longer than it should be, because each line is paid for by every item.
         """
-        put_value, head = self.outlet.put_value, inlet.head
-        first, fn_of_first = self.calls[0], self.calls[0].fn
-        pairs = [(step.fn, step) for step in self.calls[1:]]
-        epoch, seen = self.frame.epoch, self.seen
-        until_sample = self.until_sample
+        if self.prepared is None:
+            pairs = [(step.fn, step) for step in self.calls[1:]]
+            first = self.calls[0]
+            self.prepared = (self.outlet.put_value, first, first.fn, pairs, self.frame.epoch)
+        put_value, first, fn_of_first, pairs, epoch = self.prepared
+        head, seen, until_sample = inlet.head, self.seen, self.until_sample
         began = perf_counter()
         for turn in range(MOST_IN_A_TURN):
             if not head:

@@ -459,11 +459,20 @@ class Offload(Pool):
 
     def flat_done(self, slot: Slot, values: list[Any], error: BaseException | None) -> None:
         """Note that all values of an item are made."""
+        envelope = slot.envelope
+        if error is None and not slot.out and envelope.context is None and len(values) == 1:
+            (value,) = values
+            if type(value) is not Sentinel:  # the usual case: the one value goes on in its envelope
+                envelope.value = value
+                slot.count += 1
+                slot.out = deque((envelope,))
+                self.finish(slot)
+                return
         for number, value in enumerate(values):
             if type(value) is Sentinel:
                 values, error = values[:number], sentinel_given(self.step.name)
                 break
-        child = slot.envelope.child
+        child = envelope.child
         slot.count += len(values)
         slot.out = slot.out or deque()
         slot.out.extend([child(value) for value in values])

@@ -31,7 +31,7 @@ from .._policies import OnError
 from .._stages import MAIN, CallStage, Stage
 from .._stats import Tally
 from .._watch import Bell, Watch
-from .._wires import Edge, Enough, Outlet, wait_any, wait_one
+from .._wires import Edge, Enough, Outlet, wait_any
 
 logger = logging.getLogger("flowstage")
 
@@ -233,8 +233,16 @@ class Runner:
         began = perf_counter()
         self.waits, self.waits_at = "input", inlets
         try:
-            if len(inlets) == 1:
-                await wait_one(inlets[0], self.bell)
+            if len(inlets) == 1:  # the usual case, without another coroutine in between
+                (edge,) = inlets
+                if not edge.total - edge.taken - edge.flushed:
+                    edge.reader = self.bell
+                    if edge.capacity == 0:
+                        edge.ring_writer()
+                    try:
+                        await self.bell.wait()
+                    finally:
+                        edge.reader = None
             else:
                 await wait_any(inlets, self.bell)
         finally:
