@@ -151,7 +151,7 @@ async def test_a_reader_that_keeps_up_loses_nothing() -> None:
 
 async def test_error() -> None:
     """The item that finds it full ends the run; sentinels wait instead."""
-    with soon(), pytest.raises(BufferOverflow, match=r'buffer \'b\' is full \(1 items\)') as caught:
+    with soon(), pytest.raises(BufferOverflow, match=r"buffer \'b\' is full \(1 items\)") as caught:
         async with Input[int]().buffer(1, overflow="error", name="b").open() as run:
             await run.send(1)
             await run.send(2)

@@ -63,7 +63,9 @@ async def test_every_kind(kind: str) -> None:
     flow = Input[int]()
     lines = [flow.flat_map(fn), flow.map(abs).flat_map(fn).map(abs)]
     if kind.startswith("async"):
-        lines += [flow.flat_map(fn, concurrency=n, ordered=o) for n in (2, 9) for o in (True, False)]
+        lines += [
+            flow.flat_map(fn, concurrency=n, ordered=o) for n in (2, 9) for o in (True, False)
+        ]
     if kind in PLAIN:
         lines += [flow.flat_map(fn, on=Threads(2)), flow.flat_map(fn, on=Threads(2), ordered=False)]
     for number, line in enumerate(lines):

@@ -211,9 +211,7 @@ async def test_observers_are_told_once() -> None:
             await checkpoint()
             told.append((stage, item))
 
-        def after_stage(
-            self, stage: str, item: Any, result: Any, error: Any, context: Any
-        ) -> None:
+        def after_stage(self, stage: str, item: Any, result: Any, error: Any, context: Any) -> None:
             told.append((stage, item, result, type(error)))
             raise RuntimeError("ignored")
 

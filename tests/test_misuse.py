@@ -61,7 +61,11 @@ CASES: dict[str, Case] = {
         TypeError,
         "'async_values' is async",
     ),
-    "no place": (lambda: FLOW.map(plain, on=4), TypeError, r"on must be a place such as Threads\(4\)"),
+    "no place": (
+        lambda: FLOW.map(plain, on=4),
+        TypeError,
+        r"on must be a place such as Threads\(4\)",
+    ),
     "a place's class": (lambda: FLOW.map(plain, on=Threads), TypeError, "on must be a place"),
     "threads of nought": (lambda: Threads(0), ValueError, "limit must be at least 1, not 0"),
     "threads of true": (lambda: Threads(True), TypeError, "limit must be a whole number, not True"),
@@ -77,7 +81,11 @@ CASES: dict[str, Case] = {
         ValueError,
         "timeout must be finite, not nan",
     ),
-    "timeout inf": (lambda: FLOW.map(later, timeout=math.inf), ValueError, "timeout must be finite"),
+    "timeout inf": (
+        lambda: FLOW.map(later, timeout=math.inf),
+        ValueError,
+        "timeout must be finite",
+    ),
     "timeout nought": (
         lambda: FLOW.map(later, timeout=0),
         ValueError,
@@ -106,7 +114,11 @@ CASES: dict[str, Case] = {
         ValueError,
         r"map\(plain, concurrency=2\): a plain function on the event loop runs one call at a time",
     ),
-    "ordered text": (lambda: FLOW.map(later, ordered="no"), TypeError, "ordered must be True or False"),
+    "ordered text": (
+        lambda: FLOW.map(later, ordered="no"),
+        TypeError,
+        "ordered must be True or False",
+    ),
     # retry and policy
     "retry a number": (lambda: FLOW.map(plain, retry=3), TypeError, "retry must be a Retry, not 3"),
     "retry nought": (lambda: Retry(0), ValueError, "attempts must be at least 1, not 0"),
@@ -115,14 +127,18 @@ CASES: dict[str, Case] = {
     "retry backoff": (
         lambda: Retry(2, backoff="linear"),
         ValueError,
-        "backoff must be \"fixed\" or \"exponential\", not 'linear'",
+        'backoff must be "fixed" or "exponential", not \'linear\'',
     ),
     "retry base exception": (
         lambda: Retry(2, errors=(KeyboardInterrupt,)),
         ValueError,
         "errors cannot include KeyboardInterrupt",
     ),
-    "retry no class": (lambda: Retry(2, errors=("x",)), TypeError, "errors must be exception classes"),
+    "retry no class": (
+        lambda: Retry(2, errors=("x",)),
+        TypeError,
+        "errors must be exception classes",
+    ),
     "retry no classes": (lambda: Retry(2, errors=()), ValueError, "errors must name at least one"),
     "on_error": (
         lambda: FLOW.map(plain, on_error="ignore"),

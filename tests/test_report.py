@@ -252,7 +252,7 @@ async def test_the_bottleneck() -> None:
         assert report.bottleneck.stage == "slow"
         assert "% of the time" in report.bottleneck.reason
         assert report.stage("slow").calls.count >= 1
-        assert report.stage("slow").calls.p50 >= 0.003 * 0.95
+        assert report.stage("slow").calls.p50 >= 0.0015  # uvloop counts in whole milliseconds
 
 
 async def test_an_idle_run_has_no_bottleneck() -> None:

@@ -130,7 +130,7 @@ async def test_once_and_in_their_place(line: Line, buffer: int) -> None:
             assert [part[-1:] for part in found[:-1]] == [part[-1:] for part in expected[:-1]]
             for got, wanted in zip(found, expected, strict=True):
                 values = [item for item in got if not isinstance(item, Sentinel)]
-                assert set(values) <= set(item for item in wanted if not isinstance(item, Sentinel))
+                assert set(values) <= {item for item in wanted if not isinstance(item, Sentinel)}
 
 
 async def test_results_do_not_see_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -38,7 +39,7 @@ class Flaky:
     @property
     def gaps(self) -> list[float]:
         times = [time for _, time in self.calls]
-        return [round(b - a, 6) for a, b in zip(times, times[1:], strict=False)]
+        return [round(b - a, 6) for a, b in itertools.pairwise(times)]
 
 
 @virtual_time
@@ -74,7 +75,9 @@ async def test_delays(retry: Retry, gaps: list[float]) -> None:
 async def test_jitter_is_added() -> None:
     """Uniformly, up to so many seconds."""
     flaky = Flaky(9)
-    assert await Input[int]().map(flaky.plain, retry=Retry(10, delay=1, jitter=1)).collect([1]) == [1]
+    assert await Input[int]().map(flaky.plain, retry=Retry(10, delay=1, jitter=1)).collect([1]) == [
+        1
+    ]
     assert all(1 <= gap <= 2 for gap in flaky.gaps)
     assert len(set(flaky.gaps)) > 1
 
@@ -92,9 +95,7 @@ async def test_attempts_are_told() -> None:
         flow = Input[int]().map(fn, retry=Retry(3), name="flaky", **options)
         with soon(), pytest.raises(ValueError, match="try 3") as caught:
             await flow.collect([1])
-        assert caught.value.__notes__ == [
-            "flowstage: raised in stage 'flaky' on item 1, attempt 3"
-        ]
+        assert caught.value.__notes__ == ["flowstage: raised in stage 'flaky' on item 1, attempt 3"]
         failure = failure_of(caught.value)
         assert failure is not None
         assert failure.attempts == 3
@@ -127,7 +128,9 @@ async def test_only_errors_that_are_named() -> None:
         await Input[int]().map(flaky.plain, retry=Retry(5, errors=(ValueError,))).collect([1])
     assert len(flaky.calls) == 1
     flaky = Flaky(2, KeyError)
-    assert await Input[int]().map(flaky.plain, retry=Retry(5, errors=LookupError)).collect([1]) == [1]
+    assert await Input[int]().map(flaky.plain, retry=Retry(5, errors=LookupError)).collect([1]) == [
+        1
+    ]
 
 
 @virtual_time
@@ -168,7 +171,7 @@ async def test_a_timeout_is_per_attempt_and_never_early() -> None:
         calls.clear()
         flow = Input[int]().map(slow, timeout=10, retry=Retry(3), **options)
         assert await flow.collect([1]) == [1]
-        assert [round(b - a, 6) for a, b in zip(calls, calls[1:], strict=False)] == [10, 10]
+        assert [round(b - a, 6) for a, b in itertools.pairwise(calls)] == [10, 10]
         calls.clear()
         with pytest.raises(StageTimeout, match=r"stage 'slow' took longer than 10 s") as caught:
             await Input[int]().map(slow, timeout=10, **options).collect([1])
@@ -276,11 +279,20 @@ async def test_flat_map_is_tried_again_before_its_first_value() -> None:
         for value in plain(item):
             yield value
 
-    for fn, options in ((plain, {}), (later, {}), (later, {"concurrency": 2}), (plain, {"on": Threads(1)})):
+    for fn, options in (
+        (plain, {}),
+        (later, {}),
+        (later, {"concurrency": 2}),
+        (plain, {"on": Threads(1)}),
+    ):
         with soon():
             assert await Input[int]().flat_map(fn, retry=Retry(3), **options).collect([2]) == [0, 1]
         with soon():
-            got = await Input[int]().flat_map(fn, retry=Retry(2), **options).collect([2], on_error="skip")
+            got = (
+                await Input[int]()
+                .flat_map(fn, retry=Retry(2), **options)
+                .collect([2], on_error="skip")
+            )
         assert got == []
         tries = 0
 
@@ -292,7 +304,10 @@ async def test_a_timeout_that_only_then_shows() -> None:
         def __call__(self, item: int) -> int:
             return item
 
-    with soon(), pytest.raises(TypeError, match=r"has a timeout, but its function turned out to be plain"):
+    with (
+        soon(),
+        pytest.raises(TypeError, match=r"has a timeout, but its function turned out to be plain"),
+    ):
         await Input[int]().map(Disguised(), timeout=1, name="d").collect([1])
 
 
