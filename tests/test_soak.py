@@ -1,0 +1,270 @@
+"""Long runs and many runs: memory stays flat inside, and nothing is left behind outside."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import Flow, Input, Sentinel, Threads, gather, merge, source
+
+from .harness import BACKENDS, soak
+from .laws.play import account
+
+PLACE = Threads(2)  # at the level of the module, as users have it: one for all runs
+
+both_backends = pytest.mark.parametrize("backend", BACKENDS)
+Once = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Runs left early and failing items are logged by design."""
+    logger = logging.getLogger("flowstage")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+# ---------------------------------------------------------------- many runs
+
+
+async def numbers() -> AsyncIterator[Any]:
+    for number in range(20):
+        if number % 5 == 4:
+            yield Sentinel(number)
+        if number % 3 == 0:
+            await checkpoint()
+        yield number
+
+
+async def wait(number: int) -> int:
+    await checkpoint()
+    return number
+
+
+async def values(number: int) -> AsyncIterator[int]:
+    yield number
+    await checkpoint()
+    yield number
+
+
+async def running_sum(items: AsyncIterator[int]) -> AsyncIterator[int]:
+    total = 0
+    async for item in items:
+        total += item
+        yield total
+
+
+def fail_at_twelve(number: int) -> int:
+    if number == 12:
+        raise ValueError(number)
+    return number
+
+
+def graph(*, failing: bool = False) -> Flow[Any, Any]:
+    """A bit of everything."""
+    start = source(numbers).map(fail_at_twelve if failing else abs)
+    one = start.map(wait, concurrency=3)
+    two = start.filter(lambda number: number % 7)
+    rows = gather(one, two).map(lambda row: row[0])
+    arms = rows.route(lambda number: number % 2, [0, 1])
+    joined = merge(arms[0].map(abs, on=PLACE), arms[1].flat_map(values, concurrency=2))
+    return joined.batch(3).flat_map(lambda batch: batch).transform(running_sum).buffer(2)
+
+
+async def to_the_end() -> None:
+    await graph().collect()
+
+
+async def cancelled() -> None:
+    with anyio.CancelScope() as scope:
+        async with graph().open(buffer=2) as run:
+            async for _ in run:
+                scope.cancel()
+
+
+async def left_early() -> None:
+    async with graph().open(buffer=2) as run:
+        async for _ in run.events():
+            break
+        run.interrupt()
+
+
+async def failed() -> None:
+    try:
+        await graph(failing=True).collect(buffer=2)
+    except ValueError:
+        return
+    raise AssertionError("it should have failed")
+
+
+async def skipping() -> None:
+    await graph(failing=True).collect(on_error="emit", timing=True)
+
+
+async def pushed() -> None:
+    flow = Input[int]().map(wait, concurrency=2).map(abs, on=PLACE)
+    async with flow.open(buffer=1) as run:
+        run.send_nowait(1)
+        run.interrupt()
+        await run.send(2)
+        await run.send_sentinel("S")
+        await run.stop()
+        assert [event async for event in run.events()] == [2, Sentinel("S")]
+
+
+async def native() -> None:
+    """`anyio.move_on_after` around everything, at a moment of its own."""
+    with anyio.move_on_after(0.0005):
+        await graph().collect(buffer=1)
+
+
+ENDINGS: tuple[Once, ...] = (to_the_end, cancelled, left_early, failed, skipping, pushed, native)
+
+
+def forever(backend: str, once: Once, rounds: int, warm_up: int) -> None:
+    """Run something again and again, in loops of their own, and look at the process."""
+
+    async def several() -> None:
+        for _ in range(5):
+            await once()
+
+    def one_loop() -> None:
+        anyio.run(several, backend=backend)
+        # A loop tells anyio's threads to end as it closes, and does not wait for that.
+        until = time.monotonic() + 2
+        while time.monotonic() < until and any(
+            thread.name.startswith("AnyIO worker") for thread in threading.enumerate()
+        ):
+            time.sleep(0.0005)
+
+    # What pytest and the logging of the suite keep is no concern of ours.
+    soak(one_loop, rounds=rounds, warm_up=warm_up, blocks_each=20.0)
+
+
+@pytest.mark.slow
+@both_backends
+@pytest.mark.parametrize("once", ENDINGS, ids=lambda once: once.__name__)
+def test_runs_leave_nothing(backend: str, once: Once) -> None:
+    """Sixty runs of each ending: tasks, threads, files and objects are as before."""
+    forever(backend, once, rounds=12, warm_up=6)
+
+
+@both_backends
+@pytest.mark.parametrize("once", ENDINGS, ids=lambda once: once.__name__)
+def test_runs_leave_no_cycles(backend: str, once: Once) -> None:
+    """A run is gone when it is over: what it was made of is not left to the garbage collector."""
+
+    async def look() -> None:
+        from flowstage._engine.runner import Runner
+        from flowstage._live import Live
+        from flowstage._wires import Edge
+
+        await once()
+        gc.collect()
+        await once()
+        kinds = (Live, Runner, Edge)
+        left = [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
+        many = len(left)
+        del left
+        for _ in range(3):
+            await once()
+        gc.collect()
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, kinds)], many
+
+    anyio.run(look, backend=backend)
+
+
+@pytest.mark.deep
+@both_backends
+def test_ten_thousand_runs(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all endings, one after the other."""
+    began, threads = time.monotonic(), threading.active_count()
+    for once in ENDINGS:
+        forever(backend, once, rounds=290, warm_up=10)
+    assert threading.active_count() <= threads + 4
+    with capsys.disabled():
+        runs = len(ENDINGS) * 300 * 5
+        print(f"\n{backend}: {runs} runs in {time.monotonic() - began:.0f} s")  # noqa: T201
+
+
+# ---------------------------------------------------------------- one long run
+
+
+def long_graph(count: int) -> Flow[Any, Any]:
+    """Plain and async stages, threads, a fork and its join, batches, a sentinel now and then."""
+
+    def items() -> Iterator[Any]:
+        for number in range(count):
+            if number % 1000 == 999:
+                yield Sentinel(number)
+            yield number
+
+    start = source(items).map(abs)
+    one = start.map(wait, concurrency=4)
+    two = start.map(lambda number: number + 1).filter(lambda number: number % 3)
+    rows = gather(one, two).batch(10).flat_map(lambda batch: [row[0] for row in batch])
+    return rows.map(abs, on=PLACE, on_error="skip")
+
+
+def plain_graph(count: int) -> Flow[Any, Any]:
+    """Nothing but inline stages."""
+    return source(lambda: iter(range(count))).map(abs).map(abs).filter(lambda number: True)
+
+
+def flat(backend: str, make: Callable[[int], Flow[Any, Any]], count: int, blocks: int) -> None:
+    """Read a long run to its end; look at memory in the first tenth and in the last."""
+    sizes: list[int] = []
+    most = 0
+
+    async def read() -> None:
+        nonlocal most
+        flow = make(count)
+        bound = flow.graph.plan(50).bound
+        async with flow.open(buffer=50) as run:
+            seen = 0
+            async for item in run:
+                seen += 1
+                if seen % (count // 20) == 0:
+                    report = run.report()
+                    assert not account(report)
+                    inside = sum(edge.inside for edge in report.edges)
+                    most = max(most, inside)
+                    assert inside <= bound
+                    del report, item
+                    gc.collect()
+                    sizes.append(sys.getallocatedblocks())
+
+    anyio.run(read, backend=backend)
+    assert len(sizes) > 8
+    early, late = max(sizes[1:4]), min(sizes[-3:])
+    assert late - early < blocks, f"{late - early} memory blocks more: {sizes}"
+
+
+@pytest.mark.slow
+@both_backends
+@pytest.mark.parametrize("make", [long_graph, plain_graph])
+def test_a_long_run_keeps_its_size(backend: str, make: Callable[[int], Flow[Any, Any]]) -> None:
+    """Twenty thousand items in constant memory, in edges and stages within the bound."""
+    flat(backend, make, 20_000, blocks=1500)
+
+
+@pytest.mark.deep
+@both_backends
+def test_millions_of_items(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A million through everything, three through inline stages."""
+    began = time.monotonic()
+    flat(backend, long_graph, 1_000_000, blocks=1500)
+    flat(backend, plain_graph, 3_000_000, blocks=1500)
+    with capsys.disabled():
+        print(f"\n{backend}: 4,000,000 items in {time.monotonic() - began:.0f} s")  # noqa: T201
