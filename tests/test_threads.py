@@ -449,3 +449,51 @@ async def test_many_in_flight_are_let_go_at_once() -> None:
             threading.Timer(0.01, crowd.gate.set).start()
     assert crowd.came <= 4
     check_accounts(run.report(), over=True)
+
+
+async def test_flat_map_is_timed_in_threads_too() -> None:
+    """Per value: what came before is given, the item fails, the generator is closed when it can be."""
+    crowd = Crowd()
+    closed: list[int] = []
+
+    def values(item: int) -> Iterator[int]:
+        try:
+            yield item
+            yield item + 1
+            if item == 10:
+                crowd.gate.wait(5)
+            yield item + 2
+        finally:
+            closed.append(item)
+
+    for options in ({}, {"retry": Retry(3)}, {"ordered": False}):
+        crowd.gate.clear()
+        closed.clear()
+        with soon():
+            flow = Input[int]().flat_map(values, on=Threads(1), timeout=0.02, **options)
+            async with flow.open([10, 20], on_error="emit") as run:
+                events = []
+                async for event in run.events():
+                    events.append(event)
+                    if len(events) == 3:
+                        crowd.gate.set()
+            check_accounts(run.report(), over=True)
+        assert [getattr(event, "item", event) for event in events] == [10, 11, 10, 20, 21, 22]
+        assert isinstance(events[2].error, StageTimeout)
+        assert closed == [10, 20]
+
+
+async def test_flat_map_is_tried_again_after_a_timeout() -> None:
+    """Before its first value; the late thread is waited for."""
+    calls: list[int] = []
+
+    def values(item: int) -> Iterator[int]:
+        calls.append(item)
+        if len(calls) == 1:
+            time.sleep(0.05)
+        yield item
+
+    with soon():
+        flow = Input[int]().flat_map(values, on=Threads(2), timeout=0.02, retry=Retry(2))
+        assert await flow.collect([1]) == [1]
+    assert calls == [1, 1]

@@ -560,32 +560,42 @@ class Offload(Pool):
         """Call once; with a timeout, give up waiting when it is over but stay till the end."""
         if self.is_flat:
             return None, await self.flat_in_thread(slot, seat, seen)
-        envelope, timeout = slot.envelope, self.step.options.timeout
-        began = perf_counter()
+        envelope, began = slot.envelope, perf_counter()
         self.step.tally.working[slot] = (began, envelope.value)
-        outcome: list[tuple[Any, BaseException | None]] = []
         try:
-            if timeout is None:
-                outcome = await self._thread_call(run_slice, self.call, (envelope,), 0.0)
-            else:
-                done = Event()
-                late = False
-                told = CancelScope()
-                self.frame.spawn_uncounted(partial(self._timed, envelope, outcome, done, told))
-                try:
-                    with move_on_after(timeout) as scope:
-                        await done.wait()
-                    late = scope.cancelled_caught
-                finally:
-                    if not done.is_set():
-                        told.cancel()  # the thread learns it from `check_cancelled`
-                        await self._stay(slot, done, timeout, seen, late=late)
-                if late:
-                    outcome = [(None, self._too_late(timeout))]
+            answer, late = await self._in_time(slot, seen, run_slice, self.call, (envelope,), 0.0)
         finally:
             self.step.tally.working.pop(slot, None)
             self.step.spent(envelope, perf_counter() - began)
-        return outcome[0] if outcome else (None, None)
+        if late is not None:
+            return None, late
+        outcome: tuple[Any, BaseException | None] = answer[0][0] if answer else (None, None)
+        return outcome
+
+    async def _in_time(
+        self, slot: Slot, seen: int, work: Callable[..., Any], *args: Any
+    ) -> tuple[Any, StageTimeout | None]:
+        """Run a call in a thread, no longer than the stage's timeout, and see it end.
+
+        Returns:
+            its answer, nothing if it was not even begun; and the error if it came too late.
+        """
+        timeout = self.step.options.timeout
+        answers: list[Any] = []
+        if timeout is None:
+            await self._thread_call(answers, work, args)
+            return answers[0] if answers else None, None
+        done, told, late = Event(), CancelScope(), False
+        self.frame.spawn_uncounted(partial(self._timed, answers, work, args, done, told))
+        try:
+            with move_on_after(timeout) as scope:
+                await done.wait()
+            late = scope.cancelled_caught
+        finally:
+            if not done.is_set():
+                told.cancel()  # the thread learns it from `check_cancelled`
+                await self._stay(slot, done, timeout, seen, late=late)
+        return answers[0] if answers else None, self._too_late(timeout) if late else None
 
     def _too_late(self, timeout: float) -> StageTimeout:
         return StageTimeout(f"stage {self.step.name!r} took longer than {timeout} s")
@@ -596,7 +606,7 @@ class Offload(Pool):
         """Report a timeout at once if it is final; stay until the thread has ended."""
         retry = self.step.options.retry
         error = self._too_late(timeout)
-        final = retry is None or not retry.again(error, slot.attempts)
+        final = retry is None or slot.count or not retry.again(error, slot.attempts)
         if late and final and not self.stale(seen):
             try:
                 self.note_failed(slot, CallFailed(error, slot.attempts))
@@ -613,24 +623,25 @@ class Offload(Pool):
 
     async def _timed(
         self,
-        envelope: Envelope,
-        outcome: list[tuple[Any, BaseException | None]],
+        answers: list[Any],
+        work: Callable[..., Any],
+        args: tuple[Any, ...],
         done: Event,
         told: CancelScope,
     ) -> None:
         """Run a call that somebody else waits for, perhaps not to the end."""
         try:
             with told:
-                outcome.extend(await self._thread_call(run_slice, self.call, (envelope,), 0.0))
+                await self._thread_call(answers, work, args)
         finally:
             done.set()
 
-    async def _thread_call(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Run a call in a thread; give its answers, or nothing if it was not even begun."""
-        answers: Any = []
+    async def _thread_call(
+        self, answers: list[Any], work: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        """Run a call in a thread and note its answer; there is none if it was not even begun."""
         with self.frame.epoch.work():
-            answers, _ = await in_thread(work, *args)
-        return answers
+            answers.append(await in_thread(work, *args))
 
     async def flat_in_thread(
         self,
@@ -646,6 +657,9 @@ class Offload(Pool):
             begun: what a first slice made of it already: values, iterator, error.
         """
         envelope, iterator = slot.envelope, None
+        # A timeout is for each value, so then they come one by one.
+        most = MOST_IN_A_CALL if self.step.options.timeout is None else 1
+        working = self.step.tally.working
         slot.out = deque()
         try:
             while True:
@@ -656,14 +670,18 @@ class Offload(Pool):
                     values, iterator, error = begun
                     more, begun = error is None, None
                 else:
-                    with self.frame.epoch.work():
-                        if iterator is None:
-                            iterator, error = await in_thread(begin_iterator, self.call, envelope)
-                        if iterator is not None:
-                            values, _, more, error = await in_thread(
-                                run_iterator, iterator, SLICE, MOST_IN_A_CALL
-                            )
-                    self.step.spent(envelope, perf_counter() - began)
+                    working[slot] = (began, envelope.value)
+                    try:
+                        answer, late = await self._in_time(
+                            slot, seen, read_slice, self.call, envelope, iterator, SLICE, most
+                        )
+                        if answer is not None:
+                            iterator, values, more, error = answer
+                    finally:
+                        working.pop(slot, None)
+                        self.step.spent(envelope, perf_counter() - began)
+                    if late is not None:
+                        return late
                 if self.stale(seen):
                     return None
                 for number, value in enumerate(values):
@@ -687,6 +705,26 @@ class Offload(Pool):
             if iterator is not None and hasattr(iterator, "close"):
                 with CancelScope(shield=True):
                     await in_thread(close_quietly, iterator)
+
+
+def read_slice(
+    call: Callable[[Envelope], Any],
+    envelope: Envelope,
+    iterator: Iterator[Any] | None,
+    seconds: float,
+    most: int,
+) -> tuple[Iterator[Any] | None, list[Any], bool, BaseException | None]:
+    """Begin to read what a `flat_map` makes of an item, or go on. Runs in a thread.
+
+    Returns:
+        the iterator, the values, whether there may be more, and what was raised.
+    """
+    if iterator is None:
+        iterator, error = begin_iterator(call, envelope)
+        if iterator is None:
+            return None, [], False, error
+    values, _, more, error = run_iterator(iterator, seconds, most)
+    return iterator, values, more, error
 
 
 def begin_iterator(
