@@ -169,7 +169,7 @@ class Chain(Runner):
         """
         put, calls, head, times = self.outlet.put, self.calls, inlet.head, self.times
         epoch, seen = self.frame.epoch, self.seen
-        last = len(calls) - 1
+        prepared = [(at, s.fn, s.awaits, s.name, s) for at, s in enumerate(calls)]
         until_sample = self.until_sample
         began = perf_counter()
         for _ in range(MOST_IN_A_TURN):
@@ -188,17 +188,17 @@ class Chain(Runner):
             clock, value, now = thing.clock, thing.value, 0.0
             until_sample -= 1
             step, given = calls[0], value
-            if len(clock) % 4 == 0:
+            if not len(clock) & 3:
                 clock.append(clock[-1])
             try:
-                for self.at in range(last + 1):
-                    step, given = calls[self.at], value
+                for self.at, fn, awaits, name, step in prepared:
+                    given = value
                     start = perf_counter()
-                    value = await step.fn(given) if step.awaits else step.fn(given)
+                    value = await fn(given) if awaits else fn(given)
                     now = perf_counter()
                     if type(value) is Sentinel:
-                        raise sentinel_given(step.name)
-                    clock += (step.name, now - start, now, now)
+                        raise sentinel_given(name)
+                    clock += (name, now - start, now, now)
                     if until_sample < 0:
                         step.tally.calls.record(now - start, SAMPLE)
             except BaseException as error:
