@@ -532,13 +532,14 @@ class Transform(Part):
             world.conclusions.append((self.tag, world.epoch, count))
 
         async def ends(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
-            count = 0
+            count, last = 0, None
             async for item in items:
                 count += 1
+                last = item
                 yield f"{self.tag}:{count}({text(item)})"
             if count:
                 await checkpoint()
-                yield f"{self.tag}:end:{count}"
+                yield f"{self.tag}:end:{count}({text(last)})"
 
         fn = {"plain": plain, "numbers": numbers, "segments": ends}[self.kind]
         return world.flow(self.upper).transform(fn, segments=self.kind == "segments", name=self.tag)
@@ -559,7 +560,8 @@ class Transform(Part):
                 number = "" if self.kind == "plain" else f":{count}"
                 out.append(f"{self.tag}{number}({text(item)})")
             if self.kind == "segments" and count:
-                out.append(f"{self.tag}:end:{count}")
+                last = [item for item in strand if not isinstance(item, Fail)][-1]
+                out.append(f"{self.tag}:end:{count}({text(last)})")
             return [out], False
 
         return model.stream(self.upper).each(work)

@@ -447,7 +447,7 @@ class Play:
             wrong += self.check_counts(models[0])
         if self.case.observed:
             for (when, stage, item), count in self.hooks.items():
-                if count > 1 and stage not in ("pass_on", "spread") and ":end:" not in item:
+                if count > 1 and stage not in ("pass_on", "spread"):
                     wrong.append(f"hook {when} of {stage} {count} times for {item}")
                 if when == "after" and not self.hooks["before", stage, item]:
                     wrong.append(f"hook after of {stage} without before for {item}")

@@ -190,6 +190,7 @@ class _Walk:
 
     def left(self) -> list[Any]:
         """What has not come and should have."""
+        left: list[Any] = []
         ways = [tuple(self.at)] if self.unique else list(self.states)
         for at in ways:
             left = [i for n, a in enumerate(at) for i in self.strands[n][a:]]
