@@ -356,9 +356,10 @@ async def test_backpressure_reaches_the_source() -> None:
     flow = source(items).map(abs).map(abs, on=Threads(1), concurrency=1).map(a_number)
     with soon():
         async with flow.open(buffer=3) as run:
-            await anyio.sleep(0.02)
+            while pulled < 9:
+                await anyio.sleep(0.001)
             await settle()
-            assert 9 <= pulled <= flow.graph.plan(3).bound + 1
+            assert pulled <= flow.graph.plan(3).bound + 1
             del run
 
 
