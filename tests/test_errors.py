@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -667,3 +668,36 @@ async def test_what_is_no_exception_is_not_tried_again(error: type[BaseException
     with soon(), pytest.raises(error):
         await Input[int]().map(fail, retry=Retry(5)).collect([1])
     assert calls == [1]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
+async def test_a_function_that_cancels_its_own_task() -> None:
+    """asyncio's `Task.cancel` from inside is a failure of the item; on trio there is no such thing."""
+
+    async def cancel(item: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        if item == 2:
+            task.cancel()
+        await checkpoint()
+        return item
+
+    for options in ({}, {"concurrency": 2}, {"timeout": 9}):
+        flow = Input[int]().map(cancel, **options)
+        with soon(), pytest.raises(StageError, match="was cancelled from inside"):
+            await flow.collect([1, 2, 3])
+        with soon():
+            assert await flow.collect([1, 2, 3], on_error="skip") == [1, 3]
+
+
+async def test_an_observer_that_ends_the_program() -> None:
+    """What hooks raise is ignored, but not that."""
+
+    class Observer:
+        def before_stage(self, stage: str, item: Any, context: Any) -> None:
+            raise KeyboardInterrupt
+
+    for options in ({}, {"concurrency": 2}, {"on": Threads(1)}):
+        fn = abs if "on" in options else same
+        with soon(), pytest.raises(KeyboardInterrupt):
+            await Input[int]().map(fn, **options).collect([1], observers=[Observer()])
