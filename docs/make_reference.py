@@ -57,7 +57,7 @@ INTERNAL = {
     "Output": {"take", "next_thing", "read_into", "turn"},
     "Graph": {"plan"},
     "Retry": {"again", "wait"},
-    "Threads": {"seats"},
+    "Threads": {"script", "seats"},
 }
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Examples?):$", re.MULTILINE)
 ENTRY = re.compile(r"^(?P<names>[\w, ]+): (?P<text>.*)$", re.DOTALL)

@@ -8,6 +8,8 @@ while a result waits to be given on.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
@@ -16,6 +18,11 @@ from attrs import field, frozen
 from ._policies import check_count
 
 _numbers = itertools.count()
+
+Script: TypeAlias = Callable[
+    [Any, Callable[..., Any], Callable[[Callable[..., Any]], Awaitable[Any]]], Awaitable[Any]
+]
+"""Stands around a call: takes the item, the function, and what runs a function for it in a thread."""
 
 
 @frozen(eq=False)
@@ -50,3 +57,10 @@ class Threads:
             seats = CapacityLimiter(self.limit)
             self._seats.set(seats)
             return seats
+
+    def script(self) -> Script | None:
+        """Give what decides when each call is made; nothing, but in tests.
+
+        A place that has a script is given one item a call.
+        """
+        return None

@@ -68,6 +68,8 @@ def fits(frame: Frame, stage: CallStage, outlet: Outlet) -> bool:
     options = stage.options
     if not frame.plain or options.timeout or options.retry or type(stage) not in KINDS:
         return False
+    if options.on is not None and options.on.script() is not None:
+        return False
     # A row that a filter drops leaves a hole in its very place.
     return outlet.bulk and not (outlet.aligned and isinstance(stage, FilterStage))
 

@@ -226,7 +226,8 @@ class Offload(Pool):
         coming: workers that were called and have not taken anything yet.
         crew: workers that have nothing to do.
         pace: seconds an item takes, a moving average.
-        single: one item a call, because it may be timed out, tried again or observed.
+        script: what decides when each call is made, in tests.
+        single: one item a call, because it may be timed out, tried again, observed or scripted.
         shifts: the seats of the workers that have been called, taken or waited for.
     """
 
@@ -246,7 +247,8 @@ class Offload(Pool):
         self.place = options.on
         self.room = self.width * MOST_IN_A_CALL
         self.pace = 0.0
-        self.single = bool(options.timeout or options.retry or self.step.hooks)
+        self.script = self.place.script()
+        self.single = bool(options.timeout or options.retry or self.step.hooks or self.script)
         fn = self.step.fn
         self.call: Callable[[Envelope], Any] = lambda envelope: fn(envelope.value)
         if options.pass_context:
@@ -583,10 +585,10 @@ class Offload(Pool):
         timeout = self.step.options.timeout
         answers: list[Any] = []
         if timeout is None:
-            await self._thread_call(answers, work, args)
+            await self._thread_call(answers, slot, work, args)
             return answers[0] if answers else None, None
         done, told, late = Event(), CancelScope(), False
-        self.frame.spawn_uncounted(partial(self._timed, answers, work, args, done, told))
+        self.frame.spawn_uncounted(partial(self._timed, answers, slot, work, args, done, told))
         try:
             with move_on_after(timeout) as scope:
                 await done.wait()
@@ -624,6 +626,7 @@ class Offload(Pool):
     async def _timed(
         self,
         answers: list[Any],
+        slot: Slot,
         work: Callable[..., Any],
         args: tuple[Any, ...],
         done: Event,
@@ -632,16 +635,24 @@ class Offload(Pool):
         """Run a call that somebody else waits for, perhaps not to the end."""
         try:
             with told:
-                await self._thread_call(answers, work, args)
+                await self._thread_call(answers, slot, work, args)
         finally:
             done.set()
 
     async def _thread_call(
-        self, answers: list[Any], work: Callable[..., Any], args: tuple[Any, ...]
+        self, answers: list[Any], slot: Slot, work: Callable[..., Any], args: tuple[Any, ...]
     ) -> None:
         """Run a call in a thread and note its answer; there is none if it was not even begun."""
         with self.frame.epoch.work():
-            answers.append(await in_thread(work, *args))
+            if self.script is None or slot.count:  # values that are read on are no new call
+                answers.append(await in_thread(work, *args))
+                return
+            call, *rest = args
+            answers.append(
+                await self.script(
+                    slot.envelope.value, call, lambda call: in_thread(work, call, *rest)
+                )
+            )
 
     async def flat_in_thread(
         self,
