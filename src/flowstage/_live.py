@@ -144,7 +144,9 @@ class Live:
         """Tell whether the task that fills an edge keeps the clocks itself."""
         node = planned.source.node
         if not node.upstream and len(self.topology.out_of(planned.source)) == 1:
-            return planned.capacity > 0 and planned.overflow == "block"  # see `SourceRunner`
+            # see `SourceRunner`; at an end it is the edge that knows what to do with a clock
+            is_end = planned.target is None
+            return planned.capacity > 0 and planned.overflow == "block" and not is_end
         if planned.capacity == 0 or planned.overflow != "block" or self.contextual:
             return False
         if planned.source.key != MAIN or len(self.topology.out_of(planned.source)) != 1:
@@ -296,9 +298,12 @@ class Live:
                 context = {}
                 for part in parts:
                     context.update(part.context or ())
+        if not self.timing:
+            return Envelope(value, context)
         clocks = [part.clock for part in parts if part.clock is not None]
-        oldest = min(clocks, key=itemgetter(0), default=None)
-        return Envelope(value, context, None if oldest is None else oldest.copy())
+        if not clocks:
+            return Envelope(value, context, [perf_counter()])  # of no item: it enters here
+        return Envelope(value, context, min(clocks, key=itemgetter(0)).copy())
 
     # -- sentinels ------------------------------------------------------------------------------
 

@@ -103,6 +103,8 @@ class Edge:
     """Whether `put_value` and `put_values` spare values their envelopes here."""
     takes_envelopes = True
     """Whether `put_envelopes` may be used here."""
+    stamps = False
+    """Whether it notes on each item's clock when it came in; if not, its writer does."""
 
     def __init__(self, source: str, target: str, capacity: int, *, aligned: bool = False) -> None:
         self.source, self.target = source, target
@@ -417,6 +419,7 @@ class DropNewest(Lossy):
             return False
         self.total += 1
         self._drop()
+        thing.clock = None  # it has not come in
         return True
 
     def room(self, thing: Any) -> bool:
@@ -439,7 +442,7 @@ class DropOldest(Lossy):
                 del self.head[number]
                 self._drop()
                 break
-        return self.put(thing)
+        return super().put(thing)  # not `self.put`, which may be what has called this
 
     def room(self, thing: Any) -> bool:
         return super().room(thing) or self.used > self.marks_inside + self.faults_inside
@@ -467,9 +470,11 @@ class Overflowing(Boxed):
 
 
 class Timed(Boxed):
-    """An edge that notes on each item's clock when it came in, unless that has been noted."""
+    """An edge that notes on each item's clock when it came in."""
 
     __slots__ = ()
+
+    stamps = True
 
     def put(self, thing: Any) -> bool:
         if not super().put(thing):

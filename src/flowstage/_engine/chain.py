@@ -60,9 +60,10 @@ class Chain(Runner):
         only_maps = all(step.bare and step.kind == "map" for step in self.calls)
         self.keeps_time = bool(frame.timing and not frame.contextual and self.calls and only_maps)
         self.becomes_fast = self.is_bare or self.keeps_time
-        self.times: Times | None = None  # where the clocks go, if this leads straight to an end
         edges = self.outlet.edges
-        if self.keeps_time and len(edges) == 1 and edges[0].clocks is not None:
+        self.stamped = any(edge.stamps for edge in edges)  # the edges close the clocks' entries
+        self.times: Times | None = None  # where the clocks go, if this leads straight to an end
+        if self.keeps_time and not self.stamped and edges[0].clocks is not None:
             self.times, edges[0].clocks = edges[0].clocks, None
         self.prepared: Any = None  # what `burst_async` needs at each turn
         self.until_sample = 0  # calls of an async function until one is timed again
@@ -107,7 +108,7 @@ class Chain(Runner):
 
     async def drop(self, step: Step, envelope: Envelope, failed: CallFailed) -> None:
         """Deal with an item that failed."""
-        mark = await self.handle(step, envelope.value, failed.error, failed.attempts)
+        mark = await self.handle(step, envelope, failed.error, failed.attempts)
         await self.give_mark(mark, self.outlet)
 
     async def expand(self, step: CallStep, envelope: Envelope, index: int) -> None:
@@ -168,7 +169,7 @@ class Chain(Runner):
         without looking at the time once more.
         """
         put, calls, head, times = self.outlet.put, self.calls, inlet.head, self.times
-        epoch, seen = self.frame.epoch, self.seen
+        epoch, seen, stamped = self.frame.epoch, self.seen, self.stamped
         prepared = [(at, s.fn, s.awaits, s.name, s) for at, s in enumerate(calls)]
         until_sample = self.until_sample
         began = perf_counter()
@@ -202,13 +203,15 @@ class Chain(Runner):
                     if until_sample < 0:
                         step.tally.calls.record(now - start, SAMPLE)
             except BaseException as error:
-                await self.failed_fast(step, given, error)
+                await self.failed_fast(step, given, error, thing)
                 continue
             if until_sample < 0:
                 until_sample = SAMPLE
             if seen != epoch.number:
                 self.check()
             thing.value = value
+            if stamped:
+                clock.pop()
             try:
                 if put(thing):
                     if times is not None:
@@ -231,7 +234,11 @@ class Chain(Runner):
         if not await self.give(envelope, self.outlet):
             self.unwanted += 1
         clock = envelope.clock
-        if clock is not None and len(clock) > 1 and self.keeps_time:
+        if clock is None or self.stamped:
+            return
+        if len(clock) == 1:
+            clock[0] = perf_counter()  # an entry: time begins when the item is inside
+        elif self.keeps_time:
             if len(clock) % 4 == 0:
                 clock.append(0.0)
             clock[-1] = perf_counter()
@@ -417,7 +424,7 @@ class Chain(Runner):
             step.tally.filtered += count - len(out)
         await self.through(out, number + 1, perf_counter())
         self.at = number
-        mark = await self.handle(step, values[count], error)
+        mark = await self.handle(step, Envelope(values[count]), error)
         await self.give_mark(mark, self.outlet)
         rest = values[count + 1 :]
         most = self.outlet.space()
@@ -505,12 +512,16 @@ class Chain(Runner):
             if spent > SLOW_CALL:
                 self.until_sample = 0
 
-    async def failed_fast(self, step: CallStep, item: Any, raised: BaseException) -> None:
-        """Deal with an error of a bare call on an item."""
+    async def failed_fast(
+        self, step: CallStep, item: Any, raised: BaseException, came: Envelope | None = None
+    ) -> None:
+        """Deal with an error of a bare call on an item, which came in an envelope or bare."""
         error = await own_error(raised, self.frame, step.name)
         self.check()
         self.at = self.calls.index(step)
-        await self.drop(step, Envelope(item), CallFailed(error, 1))
+        envelope = Envelope(item) if came is None else came
+        envelope.value = item
+        await self.drop(step, envelope, CallFailed(error, 1))
 
     # -- accounts -------------------------------------------------------------------------------
 

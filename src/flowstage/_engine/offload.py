@@ -56,10 +56,11 @@ MOST_IN_A_CALL = 256
 def timed_call(call: Callable[[Envelope], Any], name: str, envelope: Envelope) -> Any:
     """Call a function and note the time on the item's clock. Runs in a thread."""
     began = perf_counter()
-    result = call(envelope)
-    if envelope.clock is not None:
-        compute(envelope.clock, name, perf_counter() - began)
-    return result
+    try:
+        return call(envelope)
+    finally:
+        if envelope.clock is not None:
+            compute(envelope.clock, name, perf_counter() - began)
 
 
 def run_slice(
@@ -759,11 +760,45 @@ def close_quietly(iterator: Any) -> None:
         iterator.close()
 
 
-async def pull_in_thread(
-    iterator: Iterator[Any], place: Threads
-) -> tuple[list[tuple[Any, float]], bool, BaseException | None]:
-    """Take what a blocking source gives in one time slice, each value with its time."""
-    values, times, more, error = await at_place(
-        place, run_iterator, iterator, SLICE, MOST_IN_A_CALL
-    )
-    return list(zip(values, times, strict=True)), more, error
+class Haul:
+    """What a blocking source gives in one call to its place, there to be taken as it comes.
+
+    Attributes:
+        values: each with the time at which it was got; filled in the thread, emptied on the loop.
+        more: whether the source may have more.
+        error: what it raised.
+        done: set when the call has ended.
+        scope: cancelled to tell the source's code to stop, if it asks.
+    """
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self.values: deque[tuple[Any, float]] = deque()
+        self.more = True
+        self.error: BaseException | None = None
+        self.done = Event()
+        self.scope = CancelScope()
+        self._iterator = iterator
+
+    def run(self) -> None:
+        """Take values from the source until the time is over. Runs in a thread."""
+        end = perf_counter() + SLICE
+        try:
+            for _ in range(MOST_IN_A_CALL):
+                value = next(self._iterator)
+                now = perf_counter()
+                self.values.append((value, now))
+                del value
+                if now > end:
+                    return
+        except StopIteration:
+            self.more = False
+        except BaseException as error:  # carried to the loop, where the guard looks at it
+            self.more, self.error = False, error
+
+    async def bring(self, place: Threads) -> None:
+        """Make the call, as a task of its own, so that what is there need not wait for its end."""
+        try:
+            with self.scope:
+                await at_place(place, self.run)
+        finally:
+            self.done.set()

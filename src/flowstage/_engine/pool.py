@@ -205,9 +205,9 @@ class Pool(Runner):
             if slot is None:
                 return
             if slot.failed is not None:
-                failed, item = slot.failed, slot.envelope.value
+                failed, envelope = slot.failed, slot.envelope
                 slot.ended = ""
-                slot.mark = await self.handle(self.step, item, failed.error, failed.attempts)
+                slot.mark = await self.handle(self.step, envelope, failed.error, failed.attempts)
                 slot.failed = None  # not before: a worker would take the slot for one to be given
             if slot.mark is not None:
                 await self.pass_mark(slot.mark)

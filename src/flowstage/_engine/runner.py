@@ -305,8 +305,12 @@ class Runner:
 
     # -- failing --------------------------------------------------------------------------------
 
-    async def handle(self, step: Step, item: Any, error: BaseException, attempts: int = 1) -> Mark:
+    async def handle(
+        self, step: Step, envelope: Envelope, error: BaseException, attempts: int = 1
+    ) -> Mark:
         """Deal with an item that failed, as its stage or the run says.
+
+        As data a failure goes on with a copy of the item's context, like any further branch.
 
         Returns:
             what takes the item's place: a `Fault`, or the hole that a skipped item leaves.
@@ -314,6 +318,7 @@ class Runner:
         Raises:
             Stopped: the failure ends the run.
         """
+        item = envelope.value
         failure = Failure(step.name, item, error, attempts)
         policy = policy_of(step.stage, self.frame)
         if policy == "raise":
@@ -321,7 +326,7 @@ class Runner:
             self.frame.fail(failure)
             raise Stopped
         if step.failures is not None:
-            await self.give(Envelope(failure), step.failures)
+            await self.give(envelope.child(failure), step.failures)
         self.frame.note(failure)
         if policy == "emit":
             step.tally.failed += 1

@@ -28,12 +28,20 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
+from functools import partial
 from inspect import isawaitable
 from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from anyio import CancelScope, Event, WouldBlock, get_cancelled_exc_class, get_current_task
+from anyio import (
+    CancelScope,
+    Event,
+    WouldBlock,
+    get_cancelled_exc_class,
+    get_current_task,
+    move_on_after,
+)
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._envelope import Barrier, Envelope, Failure, Sentinel
@@ -44,7 +52,7 @@ from .._stages import SourceStage
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
 from .chain import Chain
-from .offload import at_place, pull_in_thread
+from .offload import SLICE, Haul, at_place
 from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
 from .values import DONE, Values, read
 
@@ -104,6 +112,8 @@ class Line:
                     return False
             elif not outlet.put(thing):
                 return False
+            elif thing.clock is not None and len(thing.clock) == 1:
+                thing.clock[0] = perf_counter()  # its time begins when it is inside
             tickets.popleft().settle("placed")
         return True
 
@@ -622,33 +632,53 @@ class SourceRunner(EntryRunner):
         return True
 
     async def _turn_in_thread(self, values: Values, place: Threads) -> bool:
-        """Pull for one time slice in a thread, then enter what it gave."""
+        """Pull for one time slice in a thread, and enter what it gave.
+
+        If the source blocks in between, what it gave before enters as soon as the slice is over.
+        """
         if self.line.tickets:
             await self._move_line()
+        haul = Haul(values.iterator)
         self._pulling()
+        self.frame.spawn_uncounted(partial(haul.bring, place))
         try:
-            pulled, more, error = await pull_in_thread(values.iterator, place)
-        except BaseException as raised:
+            with move_on_after(SLICE):
+                await haul.done.wait()
+            while not haul.done.is_set():
+                self._unload(haul)
+                if self.hand:
+                    self.pulling = False
+                    await self._enter_hand()
+                    self._pulling()
+                await haul.done.wait()
+        finally:
+            if not haul.done.is_set():
+                haul.scope.cancel()
+                with CancelScope(shield=True):
+                    await haul.done.wait()
             self.pulling = False
-            await self._failed_pull(raised)
-        self.pulling = False
-        values.closed = values.closed or not more
+            values.closed = values.closed or not haul.more
+            self._unload(haul)
+            if self.stopping and not isinstance(haul.error, get_cancelled_exc_class()):
+                self.late = haul.error
+        if self.stopping:  # the rest has to be done outside the scope that `stop` has cancelled
+            return False
+        await self._enter_hand()
+        if haul.error is not None:
+            await self._failed_pull(haul.error)
+        return haul.more
+
+    def _unload(self, haul: Haul) -> None:
+        """Take in hand what has been pulled so far, without what an interrupt came after."""
         self.seen = self.frame.epoch.number
         began = self.frame.epoch.began if self.seen else 0.0
-        for value, when in pulled:
+        while haul.values:
+            value, when = haul.values.popleft()
             if when < began:
-                self.pulled += 1  # pulled before an interrupt that came while the thread ran
+                self.pulled += 1
                 self.lost += 1
             else:
                 self.hand.append((value, when))
-        if self.stopping:  # the rest has to be done outside the scope that `stop` has cancelled
-            if not isinstance(error, get_cancelled_exc_class()):
-                self.late = error
-            return False
-        await self._enter_hand()
-        if error is not None:
-            await self._failed_pull(error)
-        return more
 
     async def _enter_hand(self) -> None:
         """Take what is in hand into the graph, in order."""

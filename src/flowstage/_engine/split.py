@@ -72,7 +72,7 @@ class RouteRunner(SplitRunner):
         except BaseException as raised:
             error = await own_error(raised, self.frame, step.name)
             self.check()
-            await self.pass_mark(await self.handle(step, envelope.value, error))
+            await self.pass_mark(await self.handle(step, envelope, error))
             return
         self.check()
         if await self.give(envelope, outlet):
@@ -126,6 +126,8 @@ class BalanceRunner(SplitRunner):
         """Take something back from a branch that wants no more."""
         if type(thing) is Envelope:
             self.steps[0].tally.done -= 1
+            if thing.clock is not None:
+                del thing.clock[-4:]  # it has not left yet
         self.back.append(thing)
         self.bell.ring()
 

@@ -41,6 +41,7 @@ class Items(AsyncIterator[Any]):
     async def __anext__(self) -> Any:
         runner = self._runner
         runner.settle_item()
+        runner.count_work()
         (inlet,) = runner.inlets
         while self.barrier is None:
             thing = inlet.take()
@@ -51,9 +52,11 @@ class Items(AsyncIterator[Any]):
                     await checkpoint()
                 return thing.value
             if thing is EMPTY and inlet.ended:
+                runner.resumed = perf_counter()
                 break
             if type(thing) is Barrier and runner.segments:
                 self.barrier = thing
+                runner.resumed = perf_counter()
                 break
             try:
                 if thing is EMPTY:
@@ -85,13 +88,14 @@ class TransformRunner(Runner):
         self.tally = steps[0].tally
         self.held: Envelope | None = None
         self.last: Envelope | None = None  # the clock of the last item, when items are timed
-        self.last_began = 0.0
+        self.resumed = 0.0  # since when the function works on it
 
     async def serve(self) -> None:
         self.held = None
         self.task, self.deadline = get_current_task().id, current_effective_deadline()
         while True:
             items = Items(self)
+            self.last = None
             await self.one_life(items)
             self.settle_item()
             if items.barrier is None:
@@ -108,6 +112,8 @@ class TransformRunner(Runner):
                 self.check()
                 await self.give(self.frame.joined(value, self.parts()), outlet)
                 self.tally.given += 1
+                if self.last is not None:
+                    self.resumed = perf_counter()
         finally:
             late = None
             if values is not None and not values.closed:
@@ -160,16 +166,19 @@ class TransformRunner(Runner):
         self.held = envelope
         if envelope.clock is not None:
             self.last = Envelope(None, None, envelope.clock)
-            self.last_began = perf_counter()
+            self.resumed = perf_counter()
 
     def parts(self) -> list[Envelope]:
         """Give what stands for the items of a result: the clock of the last one, for its times."""
-        if self.last is None:
-            return []
-        now = perf_counter()
-        compute(self.last.clock, self.name, now - self.last_began)
-        self.last_began = now
-        return [self.last]
+        self.count_work()
+        return [] if self.last is None else [self.last]
+
+    def count_work(self) -> None:
+        """Note on the last item's clock how long the function has worked since it went on."""
+        if self.last is not None:
+            now = perf_counter()
+            compute(self.last.clock, self.name, now - self.resumed)
+            self.resumed = now
 
     def settle_item(self) -> None:
         """Count the item that the function had as done: it asks for the next, or has ended."""
