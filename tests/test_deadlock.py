@@ -426,6 +426,7 @@ async def test_an_idle_run_owns_no_timer() -> None:
     numbers = Input[int]("numbers")
     async with numbers.map(same).map(str).open() as run, create_task_group() as group:
         group.start_soon(run.read_into, [])
+        await sleep(0.002)  # a task counts from its first step
         tasks = run._live.tasks
         for number in range(5):
             await sleep(0.002)

@@ -228,10 +228,12 @@ class Live:
 
     def spawn_uncounted(self, work: Callable[[], Awaitable[None]]) -> None:
         """Start a task that is alive only while its runner says so."""
-        self.tasks += 1
         self.group.start_soon(self._task, work, name=f"flowstage {_name(work)}")
 
     async def _task(self, work: Callable[[], Awaitable[None]]) -> None:
+        # Counted from its first step: asyncio.run() may cancel a task that has not begun, and
+        # whoever counts it already would wait for it in vain.
+        self.tasks += 1
         try:
             await work()
         finally:

@@ -207,6 +207,23 @@ def test_a_program_that_never_stops_it_ends_all_the_same(
     assert capfd.readouterr() == ("", "")
 
 
+# What asyncio says of a task that is cancelled before its first step.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_program_that_ends_in_the_very_moment_of_a_call_ends_at_once() -> None:
+    """A task that is cancelled before its first step is not waited for."""
+
+    async def program() -> None:
+        pipeline: Pipe = AsyncTaskPipeline()
+        pipeline.add_stage("same", same)
+        await pipeline.start()
+        await pipeline.process_input_data(1, 0.0)
+
+    began = time.perf_counter()
+    asyncio.run(program())
+    assert time.perf_counter() - began < 5
+    gc.collect()
+
+
 async def test_a_pipeline_that_is_dropped_ends() -> None:
     """Without `stop`, within a few steps."""
     before = len(anyio.get_running_tasks())
