@@ -386,3 +386,23 @@ async def test_an_error_in_opening() -> None:
                 await source(lambda value=value: value, on=on).collect()
     with soon(), pytest.raises(TypeError, match="is async and runs on the event loop"):
         await source(lambda: numbers(), on=Threads(1)).collect()
+
+
+async def test_what_a_blocking_source_gave_does_not_wait_for_what_it_has_not() -> None:
+    """Items that came before the source blocks are given on: a slice holds none of them up."""
+    gate = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        assert gate.wait(5)
+        yield 3
+
+    with soon():
+        async with source(items, on=Threads(1)).open() as run:
+            got: list[int] = []
+            async for item in run:
+                got.append(item)
+                if item == 2:
+                    gate.set()
+    assert got == [1, 2, 3]
