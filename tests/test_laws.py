@@ -20,10 +20,13 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .harness import BACKENDS, Schedule, observe
+from flowstage import StageError, Threads, source
+
+from .harness import BACKENDS, Fault, Faults, Schedule, explore, observe, run
 from .laws import Case, Play, generate, play
 from .laws.cases import Settings
 from .laws.parts import Call
@@ -153,6 +156,79 @@ def comparable(one: Play) -> list[list[Any]]:
 def test_replay(backend: str) -> None:
     """Play the case of one seed."""
     play_seed(backend, int(os.environ["FLOWSTAGE_LAWS"]))
+
+
+# ---------------------------------------------------------------- what random graphs have found
+
+
+@both_backends
+def test_a_later_stage_that_turns_out_to_be_async(backend: str) -> None:
+    """Behind a plain stage, where a chain would go its fast way: its results, not its coroutines."""
+
+    async def double(number: int) -> int:
+        await checkpoint()
+        return 2 * number
+
+    def lazily(number: int) -> Any:
+        return double(number)
+
+    async def scenario() -> list[int]:
+        return await source(range(40)).buffer(5).map(abs).map(lazily).collect()
+
+    assert run(backend, scenario) == [2 * number for number in range(40)]
+
+
+@both_backends
+@pytest.mark.parametrize("buffer", [1, 2, 3, 5])
+def test_a_burst_that_finds_half_its_room(backend: str, buffer: int) -> None:
+    """What a thread has done is given on in parts, and no part is lost."""
+
+    async def slowly(number: int) -> int:
+        await anyio.sleep(0.01 * (number % 3))
+        return number
+
+    async def scenario() -> list[int]:
+        return await source(range(100)).map(abs, on=Threads(2)).map(slowly).collect(buffer=buffer)
+
+    assert run(backend, scenario, seed=1) == list(range(100))
+
+
+@both_backends
+def test_a_cleanup_that_raises_a_cancellation(backend: str) -> None:
+    """It is an error of the source, named, with the cancellation as its cause."""
+    faults = Faults(Fault(1, "cancelled", on="values.close"), backend=backend)
+
+    async def scenario() -> None:
+        async with source(faults.async_iterable([1, 2, 3], "values")).open(buffer=0) as live:
+            async for _ in live:
+                await live.stop()
+
+    outcome = observe(backend, scenario)
+    outcome.check()
+    assert isinstance(outcome.error, StageError)
+    assert faults.explains(outcome.error)
+
+
+@both_backends
+def test_tasks_that_an_interrupt_has_cancelled_do_not_seem_still(backend: str) -> None:
+    """An interrupt while all wait for each other is no deadlock."""
+
+    async def scenario() -> list[int]:
+        flow = source(range(30)).map(double, concurrency=3, ordered=False).map(double)
+        seen: list[int] = []
+        async with flow.open(buffer=1) as live:
+            async for item in live:
+                seen.append(item)
+                if item % 5 == 0:
+                    live.interrupt()
+        return seen
+
+    async def double(number: int) -> int:
+        await checkpoint()
+        return number
+
+    for _, outcome in explore(backend, lambda: scenario, range(8)):
+        assert len(outcome.unwrap()) > 1
 
 
 # ---------------------------------------------------------------- deep
