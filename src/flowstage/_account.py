@@ -92,6 +92,7 @@ def _stage(node: Node, live: Live, elapsed: float, busy: dict[Tally, float]) -> 
         blocked=tally.blocked,
         throughput=tally.done / elapsed if elapsed > 0 else 0.0,
         calls=_calls(tally),
+        held_loop=tally.held_loop,
     )
 
 

@@ -73,8 +73,9 @@ class Column:
         """Count durations."""
         self.count += len(values)
         self.total += sum(values)
-        self.low = min(self.low, min(values))
-        self.high = max(self.high, max(values))
+        low, high = min(values), max(values)
+        self.low = min(self.low, low)
+        self.high = max(self.high, high)
         self.sample.extend(values[self.skipped :: self.every])
         self.skipped = (self.skipped - len(values)) % self.every
         while len(self.sample) > _SAMPLE:

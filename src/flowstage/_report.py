@@ -68,6 +68,8 @@ class StageReport:
         blocked: seconds it waited for room downstream.
         throughput: items done a second of the run.
         calls: how long the calls took.
+        held_loop: the longest time in seconds for which its plain function kept the event loop to
+            itself, where that was more than a tenth of a second; else 0.
     """
 
     name: str
@@ -86,6 +88,7 @@ class StageReport:
     blocked: float
     throughput: float
     calls: CallTimes
+    held_loop: float = 0.0
 
 
 @frozen
@@ -204,9 +207,11 @@ class Timing:
 
     def __str__(self) -> str:
         lines = [
-            f"latency of {self.latency.count} items: mean {seconds(self.latency.mean)}, "
-            f"p50 {seconds(self.latency.p50)}, p99 {seconds(self.latency.p99)}; "
-            f"{self.efficiency:.0%} of it computation"
+            (
+                f"latency of {self.latency.count} items: mean {seconds(self.latency.mean)}, "
+                f"p50 {seconds(self.latency.p50)}, p99 {seconds(self.latency.p99)}; "
+                f"{self.efficiency:.0%} of it computation"
+            )
         ]
         for name, times in self.stages.items():
             lines.append(
@@ -305,6 +310,11 @@ def render(report: Report) -> str:
     lines.append(f"{seconds(report.elapsed)} elapsed" + _summary(report))
     if report.bottleneck is not None:
         lines.append(f"bottleneck: {report.bottleneck.stage} ({report.bottleneck.reason})")
+    lines += [
+        f"held the event loop: {stage.name} (for {seconds(stage.held_loop)}; on=Threads(...) helps)"
+        for stage in report.stages
+        if stage.held_loop
+    ]
     if report.timing is not None:
         lines.append(str(report.timing))
     return "\n".join(lines)

@@ -63,6 +63,7 @@ class Tally:
         "failed",
         "filtered",
         "given",
+        "held_loop",
         "name",
         "retries",
         "sampled",
@@ -76,7 +77,7 @@ class Tally:
         self.name = name
         self.taken = self.done = self.filtered = self.skipped = 0
         self.failed = self.discarded = self.given = self.retries = 0
-        self.waiting = self.blocked = self.busy = 0.0
+        self.waiting = self.blocked = self.busy = self.held_loop = 0.0
         self.calls = Histogram()
         self.sampled = False  # whether `calls` holds a sample of the calls, and busy an estimate
         self.working: dict[object, tuple[float, object]] = {}  # calls that may wait, by token

@@ -9,7 +9,7 @@ everything else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
 from typing import Any
 
@@ -22,7 +22,7 @@ from .._stages import CallStage, FilterStage, MapStage, TapStage
 from .._stats import Tally
 from .._wires import Outlet
 from .hooks import Hooks
-from .runner import Frame, Step, own_error
+from .runner import LONGEST_HOLD, Frame, Step, own_error
 
 
 class CallFailed(Exception):
@@ -89,6 +89,7 @@ class CallStep(Step):
         value, seen = envelope.value, self.frame.epoch.number
         if self.hooks is not None:
             await self.hooks.before(value, envelope.context)
+            self.frame.epoch.check(seen)
         failures = 0
         working = self.tally.working
         while True:
@@ -101,7 +102,7 @@ class CallStep(Step):
                 error = await own_error(raised, self.frame, self.name)
             finally:
                 del working[envelope]
-                self.spent(envelope, perf_counter() - began)
+                self.spent(envelope, perf_counter() - began, holds=not self.awaits)
             if self.hooks is not None:
                 self.frame.epoch.check(seen)  # hooks are not told of what was interrupted
             failures += 1
@@ -128,7 +129,7 @@ class CallStep(Step):
             result = await self.within_timeout(lambda: self.start_async(envelope))
         if type(result) is Sentinel:
             raise sentinel_given(self.name)
-        return result
+        return bool(result) if self.kind == "filter" else result
 
     async def start_async(self, envelope: Envelope) -> Any:
         """Call the function once and wait for its result."""
@@ -153,9 +154,11 @@ class CallStep(Step):
                 return result
         raise StageTimeout(f"stage {self.name!r} took longer than {timeout} s")
 
-    def spent(self, envelope: Envelope, seconds: float) -> None:
-        """Count time that the function took."""
+    def spent(self, envelope: Envelope, seconds: float, *, holds: bool = False) -> None:
+        """Count time that the function took; whether it held the event loop for as long."""
         self.tally.calls.record(seconds)
+        if holds and seconds > LONGEST_HOLD:
+            self.held(seconds)
         if envelope.clock is not None:
             compute(envelope.clock, self.name, seconds)
 
@@ -181,3 +184,11 @@ def sentinel_given(name: str) -> StageError:
     return StageError(
         f"stage {name!r} gave a Sentinel as its result; only sources and run.send_sentinel() may"
     )
+
+
+def has_sentinel(results: Iterable[Any]) -> bool:
+    """Tell whether any of many results is a sentinel; asked once a burst, so it has to be quick."""
+    try:
+        return Sentinel in set(map(type, results))
+    except Exception:  # a class that cannot be hashed: its metaclass compares in a way of its own
+        return any(type(result) is Sentinel for result in results)

@@ -491,6 +491,14 @@ class Offload(Pool):
 
     async def note(self, slot: Slot, result: Any, error: BaseException | None) -> None:
         """Note what came of an item."""
+        error = await self.outcome(slot, result, error)
+        if error is not None:
+            self.note_failed(slot, CallFailed(error, slot.attempts))
+
+    async def outcome(
+        self, slot: Slot, result: Any, error: BaseException | None
+    ) -> BaseException | None:
+        """Keep what came of an item, unless it failed; give the error that it failed with."""
         if error is None:
             error = self.wrong(result)
         else:
@@ -502,13 +510,11 @@ class Offload(Pool):
                     envelope.value = result
                 elif isinstance(stage, FilterStage) and not result:
                     slot.ended, slot.mark = "filtered", HOLE
-                    return
+                    return None
             except Exception as raised:  # a result whose truth cannot be told
-                error = raised
-            else:
-                slot.out = deque((envelope,))
-                return
-        self.note_failed(slot, CallFailed(error, slot.attempts))
+                return raised
+            slot.out = deque((envelope,))
+        return error
 
     def wrong(self, result: Any) -> Exception | None:
         """Give the error for a result that no function may give from a thread."""
@@ -527,7 +533,10 @@ class Offload(Pool):
         step, envelope = self.step, slot.envelope
         item, hooks, retry = envelope.value, step.hooks, step.options.retry
         if hooks is not None:
-            await hooks.before(item, envelope.context)
+            seat.leave()
+            with self.frame.epoch.work():
+                await hooks.before(item, envelope.context)
+            await seat.take_back()
         while not self.stale(seen):
             result, error = await self.attempt(slot, seat, seen)
             if self.stale(seen):
@@ -541,23 +550,24 @@ class Offload(Pool):
             await seat.rest(retry.wait(slot.attempts - 1))
         if self.stale(seen):
             return
-        if slot.failed is None and not slot.finished:
-            if self.is_flat and error is None:
-                slot.out = slot.out or deque()
-            else:
-                await self.note(slot, result, error)
+        if slot.finished:
+            return  # it came too late, and that has been dealt with
+        if self.is_flat and error is None:
+            slot.out = slot.out or deque()
+        else:
+            error = await self.outcome(slot, result, error)
         if hooks is not None:
-            failed = error or (slot.failed.error if slot.failed else None)
             value = slot.count if self.is_flat else result
-            if slot.mark is HOLE:
-                value = False
-            elif isinstance(step.stage, FilterStage):
-                value = bool(result)
-            await hooks.after(item, None if failed else value, failed, envelope.context)
+            if isinstance(step.stage, FilterStage):
+                value = slot.mark is not HOLE
+            seat.leave()
+            with self.frame.epoch.work():
+                await hooks.after(item, None if error else value, error, envelope.context)
             if self.stale(seen):
                 return
-        if not slot.finished:
-            self.finish(slot)
+        if error is not None:
+            self.note_failed(slot, CallFailed(error, slot.attempts))
+        self.finish(slot)
 
     async def attempt(self, slot: Slot, seat: Seat, seen: int) -> tuple[Any, BaseException | None]:
         """Call once; with a timeout, give up waiting when it is over but stay till the end."""
@@ -612,7 +622,12 @@ class Offload(Pool):
         final = retry is None or slot.count or not retry.again(error, slot.attempts)
         if late and final and not self.stale(seen):
             try:
-                self.note_failed(slot, CallFailed(error, slot.attempts))
+                if self.step.hooks is not None:
+                    item, context = slot.envelope.value, slot.envelope.context
+                    with self.frame.epoch.work():
+                        await self.step.hooks.after(item, None, error, context)
+                if not self.stale(seen):
+                    self.note_failed(slot, CallFailed(error, slot.attempts))
             finally:
                 if slot.failed is not None:
                     self.finish(slot)

@@ -481,7 +481,6 @@ class Pool(Runner):
                 again = retry is not None and retry.again(failed.error, failures)
                 if slot.count or not again or retry is None:
                     error = failed.error
-                    self.note_failed(slot, CallFailed(error, failures))
                     break
                 step.tally.retries += 1
                 await sleep(retry.wait(failures))
@@ -489,7 +488,10 @@ class Pool(Runner):
                 if source is not None and not source.closed:
                     await close_values(step, source, item)
         if hooks is not None:
+            self.frame.epoch.check(seen)
             await hooks.after(item, None if error else slot.count, error, context)
+        if error is not None:
+            self.note_failed(slot, CallFailed(error, failures))
 
     async def offer(self, slot: Slot, values: Sequence[Envelope], seen: int) -> None:
         """Give values of a slot that has more to come, and wait until they are given."""

@@ -41,6 +41,10 @@ MOST_IN_A_TURN = 256
 """Items after which it does so in any case."""
 
 
+LONGEST_HOLD = 0.1
+"""Seconds for which a plain function may keep the event loop to itself before it is named."""
+
+
 class Stopped(Exception):
     """The run is failing; whoever meets this concludes nothing."""
 
@@ -100,6 +104,19 @@ class Step:
         self.name = tally.name
         self.tally = tally
         self.failures = failures
+
+    def held(
+        self, seconds: float, remedy: str = "run it in a thread, with on=Threads(...)"
+    ) -> None:
+        """Tell that the stage has kept the event loop to itself, once a run."""
+        if not self.tally.held_loop:
+            logger.warning(
+                "stage %r held the event loop for %.1f s, and nothing else could move meanwhile; %s",
+                self.name,
+                seconds,
+                remedy,
+            )
+        self.tally.held_loop = max(self.tally.held_loop, seconds)
 
 
 class Runner:
