@@ -1,6 +1,6 @@
 """The proving harness: schedules by seed, sweeps over every point, planned faults, leaks.
 
-It knows nothing of flowstage. `schedules` runs an async function in virtual time under an order
+It knows nothing of graphs. `schedules` runs an async function in virtual time under an order
 that a seed decides; `sweeps` acts at each of its scheduling points; `faults` makes its user code
 fail; `leaks` tells what is left.
 """

@@ -7,7 +7,8 @@ import selectors
 from collections import deque
 from math import inf, ulp
 from typing import Any
-from weakref import WeakKeyDictionary
+
+from flowstage.testing._asyncio_order import ShuffledLoop, callback_of
 
 from . import outside, stacks
 from .conductor import Conductor
@@ -55,19 +56,16 @@ class _Ready(deque[asyncio.Handle]):
         return super().popleft()
 
 
-class ConductedLoop(asyncio.SelectorEventLoop):
+class ConductedLoop(ShuffledLoop):
     """Shuffles its ready tasks, jumps through time, and counts what it runs."""
 
-    _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
 
     def __init__(self, conductor: Conductor) -> None:
         self.conductor = conductor
-        # The age of tasks, by first sight; a task is seen when it is ready for its first step.
-        self._ages: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
         selector = _Selector()
         selector.loop = self
-        super().__init__(selector)
+        super().__init__(conductor.order, conductor.lag, selector)
         self._ready = _Ready(conductor)
         outside.begin_watching()
 
@@ -98,51 +96,9 @@ class ConductedLoop(asyncio.SelectorEventLoop):
                     task._log_destroy_pending = False  # type: ignore[attr-defined] # its switch
         super().close()
 
-    def _run_once(self) -> None:
-        late = self._shuffle()
-        try:
-            super()._run_once()  # type: ignore[misc] # not in the type stubs
-        finally:
-            self._ready.extend(late)
-
-    def _shuffle(self) -> list[asyncio.Handle]:
-        """Put the ready handles into the order of this turn; give those that miss it."""
-        order, lag = self.conductor.order, self.conductor.lag
-        if order is None or not self._ready:
-            return []
-        steps: list[tuple[int, asyncio.Handle]] = []
-        others: list[asyncio.Handle] = []
-        # Threads append at the right meanwhile: take exactly what is there.
-        for _ in range(len(self._ready)):
-            handle = deque.popleft(self._ready)
-            owner = getattr(_callback_of(handle), "__self__", None)
-            if isinstance(owner, asyncio.Task) and not handle.cancelled():
-                steps.append((self._ages.setdefault(owner, len(self._ages)), handle))
-            else:
-                others.append(handle)
-        steps.sort(key=lambda step: step[0])
-        order.shuffle(steps)
-        late: list[asyncio.Handle] = []
-        if lag and len(steps) > 1:
-            late = [handle for _, handle in steps[1:] if order.random() < lag]
-        turn = [handle for _, handle in steps if handle not in late]
-        for place, handle in zip(_places(order, len(turn), len(others)), others, strict=True):
-            turn.insert(place, handle)
-        self._ready.extend(turn)
-        return late
-
-
-def _places(order: Any, steps: int, others: int) -> list[int]:
-    """Rising places that put `others` things, in their order, anywhere among `steps` others."""
-    return sorted(order.sample(range(steps + others), others))
-
-
-def _callback_of(handle: asyncio.Handle) -> Any:
-    return handle._callback  # type: ignore[attr-defined] # the only way to know
-
 
 def _describe(handle: asyncio.Handle) -> str:
-    callback = _callback_of(handle)
+    callback = callback_of(handle)
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
         return f"task {owner.get_name()!r} at {stacks.place_of(owner.get_coro())}"

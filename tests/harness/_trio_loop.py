@@ -10,6 +10,8 @@ import outcome
 import trio
 from trio._core import _run as trio_run
 
+from flowstage.testing._trio_order import TrioOrder
+
 from . import outside, stacks
 from .conductor import Conductor
 
@@ -22,7 +24,7 @@ def options(make_conductor: Callable[[], Conductor], seed: int) -> dict[str, Any
     return {"clock": _Clock(instrument), "instruments": [instrument]}
 
 
-class _Instrument(trio.abc.Instrument):
+class _Instrument(TrioOrder, trio.abc.Instrument):
     """Seeds the scheduler, makes tasks lag, and tells the conductor of each step.
 
     What an instrument raises is logged and the instrument dropped; so it keeps what it has to say
@@ -30,46 +32,27 @@ class _Instrument(trio.abc.Instrument):
     """
 
     def __init__(self, make_conductor: Callable[[], Conductor], seed: int) -> None:
+        super().__init__(seed)
         self._make_conductor = make_conductor
-        self._seed = seed
         self.conductor = make_conductor()
         self.abandoned: BaseException | None = None
-        self._late: list[trio.lowlevel.Task] = []
         self._error: BaseException | None = None  # to be thrown into the main task
 
     def before_run(self) -> None:
         self.conductor = self._make_conductor()
         self.conductor.throw = self._throw
         self.abandoned = self._error = None
-        self._late.clear()
-        self._random_before = trio_run._r.getstate()
-        self._deterministic_before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
-        trio_run._r.seed(self._seed)
-        vars(trio_run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
+        self._lag = self.conductor.lag
+        super().before_run()
         outside.begin_watching()
 
     def after_run(self) -> None:
         outside.end_watching()
-        trio_run._r.setstate(self._random_before)
-        vars(trio_run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = self._deterministic_before
-
-    def after_io_wait(self, timeout: float) -> None:
-        """Keep some of the runnable tasks back; `before_task_step` puts them in the queue again."""
-        order, lag = self.conductor.order, self.conductor.lag
-        queue = trio_run.GLOBAL_RUN_CONTEXT.runner.runq
-        if order is None or not lag or len(queue) < 2:
-            return
-        tasks = sorted(queue, key=lambda task: task._counter)
-        order.shuffle(tasks)
-        self._late = [task for task in tasks[1:] if order.random() < lag]
-        queue.clear()
-        queue.extend(task for task in tasks if task not in self._late)
+        super().after_run()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         context = trio_run.GLOBAL_RUN_CONTEXT
-        if self._late:
-            context.runner.runq.extend(self._late)
-            self._late.clear()
+        super().before_task_step(task)
         if self._error is not None and task is context.runner.main_task:
             # In place of what it waited for; the way trio delivers a KeyboardInterrupt.
             task._next_send, self._error = outcome.Error(self._error), None

@@ -22,146 +22,39 @@ import sys
 import threading
 import time
 import types
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
-from weakref import WeakSet
 
 import anyio
 import sniffio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from flowstage.testing import _leaks
+from flowstage.testing._leaks import listed, name_of
+
 from . import outside, stacks
 
-Generator = types.AsyncGeneratorType[Any, Any]
-Stream: TypeAlias = MemoryObjectSendStream[Any] | MemoryObjectReceiveStream[Any]
-
-GRACE = 0.5  # real seconds that threads which are ending already may take for it
-_STREAMS: tuple[Any, ...] = (MemoryObjectSendStream, MemoryObjectReceiveStream)
-_watches: list[Watch] = []
-_originals: list[Any] = []
+GRACE = _leaks.GRACE
+_STREAMS = (MemoryObjectSendStream, MemoryObjectReceiveStream)
 
 
-class Watch:
+class Watch(_leaks.Watch):
     """Follows what a block inside an event loop makes; `leaks` tells what is left of it.
 
-    A context manager. The streams found are closed when it is left, so that one leak is one
-    message.
+    Knows of work that was announced or submitted to pools too.
     """
 
-    def __enter__(self) -> Watch:
-        self._tasks = {task.id for task in anyio.get_running_tasks()}
+    def note_threads(self) -> None:
+        self.grace = GRACE
         self._threads = outside.busy_threads()
         self._busy = Counter(outside.at_work(self._threads))
-        self._streams: list[tuple[Stream, str]] = []
-        self._generators: WeakSet[Generator] = WeakSet()
-        self._abandoned: list[str] = []
-        self._hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=self._generator_begins, finalizer=self._generator_dropped)
-        _watches.append(self)
-        if len(_watches) == 1:
-            _follow_streams()
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        _watches.remove(self)
-        if not _watches:
-            _leave_streams()
-        sys.set_asyncgen_hooks(*self._hooks)
-        for stream, _ in self._streams:
-            stream.close()
-
-    def leaks(self) -> list[str]:
-        """What is left now, one line each; to be asked in the task that entered the block."""
-        return [
-            *self._left_tasks(),
-            *self._left_threads(),
-            *(
-                f"{type(stream).__name__} not closed, made at {place}"
-                for stream, place in self._streams
-                if not stream._closed
-            ),
-            *(f"async generator left to the garbage collector: {name}" for name in self._abandoned),
-            *(
-                f"async generator not closed: {_name_of(generator)}"
-                for generator in self._generators
-                if generator.ag_frame is not None and not generator.ag_running
-            ),
-        ]
-
-    def _left_tasks(self) -> Iterator[str]:
-        mine = anyio.get_current_task().id
-        for task in anyio.get_running_tasks():
-            if task.id not in self._tasks and task.id != mine and not _is_keeper(task):
-                yield f"task {task.name!r} at {stacks.place_of(task.coro)}"
-
-    def _left_threads(self) -> Iterator[str]:
-        patient_until = time.monotonic() + GRACE
-        while left := Counter(outside.at_work(self._threads)) - self._busy:
-            if time.monotonic() > patient_until:
-                return (f"still at work: {name}" for name in left.elements())
-            time.sleep(0.001)
-        return iter(())
-
-    def _generator_begins(self, generator: Any) -> None:
-        self._generators.add(generator)
-        if self._hooks.firstiter is not None:
-            self._hooks.firstiter(generator)
-
-    def _generator_dropped(self, generator: Any) -> None:
-        self._generators.discard(generator)
-        self._abandoned.append(_name_of(generator))
-        if self._hooks.finalizer is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)  # trio's word for the same
-                self._hooks.finalizer(generator)
-
-    def _stream_made(self, stream: Stream, place: str) -> None:
-        # A strong reference: a stream dropped without being closed must not slip away.
-        self._streams.append((stream, place))
-
-
-def _is_keeper(task: anyio.TaskInfo) -> bool:
-    """Whether the task waits for the end of the loop, to end anyio's idle worker processes."""
-    return getattr(task.coro, "__name__", "").startswith("_shutdown_process_pool")
-
-
-def _follow_streams() -> None:
-    for kind in _STREAMS:
-        original = kind.__post_init__
-        _originals.append(original)
-        kind.__post_init__ = _followed(original)  # put back below
-
-
-def _leave_streams() -> None:
-    for kind, original in zip(_STREAMS, _originals, strict=True):
-        kind.__post_init__ = original
-    _originals.clear()
-
-
-def _followed(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    def followed(stream: Any) -> None:
-        original(stream)
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None:
-            # The dataclass's own `__init__` comes from a string; the rest is anyio's.
-            name = str(frame.f_globals.get("__name__", ""))
-            if not name.startswith("anyio") and frame.f_code.co_filename != "<string>":
-                break
-            frame = frame.f_back
-        place = "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        for watch in _watches:
-            watch._stream_made(stream, place)
-
-    return followed
-
-
-def _name_of(generator: Generator) -> str:
-    return f"{generator.__qualname__} at {stacks.place_of(generator)}"
+    def threads_left(self) -> list[str]:
+        left = Counter(outside.at_work(self._threads)) - self._busy
+        return [f"still at work: {name}" for name in left.elements()]
 
 
 @contextmanager
@@ -178,14 +71,10 @@ def no_leaks() -> Iterator[Watch]:
             yield watch
         except BaseException as error:
             if left := watch.leaks():
-                error.add_note(_list("and left behind:", left))
+                error.add_note(listed("and left behind:", left))
             raise
         if left := watch.leaks():
-            raise AssertionError(_list("left behind:", left))
-
-
-def _list(title: str, lines: Iterable[str]) -> str:
-    return "\n- ".join([title, *lines])
+            raise AssertionError(listed("left behind:", left))
 
 
 @dataclass(frozen=True)
@@ -214,7 +103,7 @@ class Snapshot:
                 if type(thing) in _STREAMS and not thing._closed
             ),
             "generators": Counter(
-                _name_of(thing)
+                name_of(thing)
                 for thing in everything
                 if type(thing) is types.AsyncGeneratorType
                 and thing.ag_frame is not None
@@ -248,7 +137,7 @@ def assert_nothing_since(before: Snapshot) -> None:
     patient_until = time.monotonic() + GRACE
     while new := Snapshot.take().since(before):
         if time.monotonic() > patient_until:
-            raise AssertionError(_list("new in this process:", new))
+            raise AssertionError(listed("new in this process:", new))
         time.sleep(0.005)
 
 
@@ -257,7 +146,9 @@ def _tasks() -> Iterator[str]:
         sniffio.current_async_library()
     except sniffio.AsyncLibraryNotFoundError:
         # No loop runs here, but a loop that was closed over its tasks has left them.
-        for task in [thing for thing in gc.get_objects() if isinstance(thing, asyncio.Task)]:
+        # By type: `isinstance` asks a weak proxy for the class of what may be gone.
+        everything = gc.get_objects()
+        for task in [thing for thing in everything if issubclass(type(thing), asyncio.Task)]:
             if not task.done():
                 yield f"{task.get_name()} at {stacks.place_of(task.get_coro())}"
         return
@@ -346,4 +237,4 @@ def soak(
     if blocks > blocks_each:
         grown.append(f"memory: {blocks:.1f} blocks a call")
     if grown:
-        raise AssertionError(_list(f"grew in {rounds} calls:", grown))
+        raise AssertionError(listed(f"grew in {rounds} calls:", grown))

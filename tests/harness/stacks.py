@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from types import FrameType
-from typing import Any
 
 import anyio
 
+from flowstage.testing._where import frames_of, place_of
+
+__all__ = ["all_stacks", "frames_of", "place_of", "task_stacks", "thread_stacks"]
+
 _LONGEST = 40  # frames shown of one stack; a runaway recursion would fill the screen
-_PLUMBING = ("anyio", "trio", "asyncio", "outcome")
-_PARTS = (("cr_frame", "cr_await"), ("ag_frame", "ag_await"), ("gi_frame", "gi_yieldfrom"))
-
-
-def frames_of(awaited: Any) -> Iterator[FrameType]:
-    """The frames of a suspended coroutine, outermost first, through everything it awaits."""
-    for _ in range(_LONGEST):
-        for frame_name, inner_name in _PARTS:
-            frame = getattr(awaited, frame_name, None)
-            if frame is not None:
-                yield frame
-                awaited = getattr(awaited, inner_name)
-                break
-        else:
-            awaited = _generator_behind(awaited)
-            if awaited is None:
-                return
-
-
-def _generator_behind(awaited: Any) -> Any:
-    # What `__anext__` and `aclose` of an async generator give has no link to the generator that
-    # Python code can follow (cpython #76991); the collector knows it.
-    if type(awaited).__name__ in ("async_generator_asend", "async_generator_athrow"):
-        for referent in gc.get_referents(awaited):
-            if hasattr(referent, "ag_frame"):
-                return referent
-    return None
-
-
-def place_of(awaited: Any) -> str:
-    """Where a suspended coroutine stands: its innermost frame outside of the event loop's own."""
-    best = ""
-    for frame in frames_of(awaited):
-        module = str(frame.f_globals.get("__name__", ""))
-        if not best or module.partition(".")[0] not in _PLUMBING:
-            best = f"{module}:{frame.f_lineno} in {frame.f_code.co_qualname}"
-    return best or "nowhere any more"
 
 
 def task_stacks() -> str:

@@ -1,0 +1,77 @@
+"""Where a suspended coroutine or a thread stands, as text for a message."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+_DEEPEST = 40
+"""Frames looked at; a runaway recursion has no end."""
+_PLUMBING = (
+    "anyio",
+    "trio",
+    "asyncio",
+    "outcome",
+    "threading",
+    "concurrent",
+    "queue",
+    "contextlib",
+)
+_PARTS = (("cr_frame", "cr_await"), ("ag_frame", "ag_await"), ("gi_frame", "gi_yieldfrom"))
+
+
+def frames_of(awaited: Any) -> Iterator[FrameType]:
+    """Give the frames of a suspended coroutine, outermost first, through everything it awaits."""
+    for _ in range(_DEEPEST):
+        for frame_name, inner_name in _PARTS:
+            frame = getattr(awaited, frame_name, None)
+            if frame is not None:
+                yield frame
+                awaited = getattr(awaited, inner_name)
+                break
+        else:
+            awaited = _generator_behind(awaited)
+            if awaited is None:
+                return
+
+
+def _generator_behind(awaited: Any) -> Any:
+    # What `__anext__` and `aclose` of an async generator give has no link to the generator that
+    # Python code can follow (cpython #76991); the collector knows it.
+    if type(awaited).__name__ in ("async_generator_asend", "async_generator_athrow"):
+        for referent in gc.get_referents(awaited):
+            if hasattr(referent, "ag_frame"):
+                return referent
+    return None
+
+
+def place_of(awaited: Any) -> str:
+    """Tell where a suspended coroutine stands: its innermost frame outside of the event loop's own."""
+    best = ""
+    for frame in frames_of(awaited):
+        if not best or not _is_plumbing(frame):
+            best = _line(frame)
+    return best or "nowhere any more"
+
+
+def place_of_thread(thread: threading.Thread) -> str:
+    """Tell where a thread stands: its innermost frame outside of the standard library's own."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    innermost = frame
+    while frame is not None and _is_plumbing(frame):
+        frame = frame.f_back
+    frame = frame or innermost
+    return "nowhere any more" if frame is None else _line(frame)
+
+
+def _is_plumbing(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _PLUMBING
+
+
+def _line(frame: FrameType) -> str:
+    module = str(frame.f_globals.get("__name__", ""))
+    return f"{module}:{frame.f_lineno} in {frame.f_code.co_qualname}"
