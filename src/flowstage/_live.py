@@ -377,6 +377,15 @@ class Live:
                 raised = error
             exit_ = self.group.__aexit__
             return bool(await exit_(type(raised) if raised else None, raised, None))
+        except BaseExceptionGroup as group:
+            # On trio a Ctrl-C is raised wherever the loop is at that moment, in this package too.
+            bare: BaseException | None = group.subgroup((KeyboardInterrupt, SystemExit))
+            if bare is None:
+                raise
+            while isinstance(bare, BaseExceptionGroup):
+                bare = bare.exceptions[0]
+            self.crashed = self.crashed or bare
+            return False
         finally:
             self.settle()
 
