@@ -27,6 +27,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sqlite3
 import sys
 import sysconfig
@@ -291,14 +292,29 @@ class Progress:
                     print(f"    {path}: {failure.stage}: {type(error).__name__}: {error}")
 
 
-async def run(job: Flow[None, Stored | Failure]) -> None:
+async def run(job: Flow[None, Stored | Failure]) -> bool:
+    """Run the job; tell whether it came to its end, and not to a Ctrl-C."""
     progress = Progress()
     progress.show()
-    async with job.open() as running:
-        async for result in running:
-            progress.add(result)
-    progress.done()
-    print(f"\n{running.report()}")
+    with anyio.CancelScope() as whole:
+        async with job.open() as running, anyio.create_task_group() as listening:
+            listening.start_soon(cancel_on_ctrl_c, whole)
+            async for result in running:
+                progress.add(result)
+            listening.cancel_scope.cancel()
+        progress.done()
+        print(f"\n{running.report()}")
+    return not whole.cancel_called
+
+
+async def cancel_on_ctrl_c(scope: anyio.CancelScope) -> None:
+    """Make Ctrl-C a cancellation like any other, instead of an exception at a random line."""
+    try:
+        with anyio.open_signal_receiver(signal.SIGINT) as signals:
+            async for _ in signals:
+                scope.cancel()
+    except NotImplementedError:  # asyncio on Windows; there it stays a KeyboardInterrupt
+        return
 
 
 BACKENDS = {
@@ -349,8 +365,10 @@ def fill(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
     job = index(options.directory, options.threads, connection)
     print(f"{job.graph}\n")
     try:
-        anyio.run(run, job, backend=backend, backend_options=backend_options)
+        finished = anyio.run(run, job, backend=backend, backend_options=backend_options)
     except KeyboardInterrupt:
+        finished = False
+    if not finished:
         # The run was cancelled and has waited for its threads: a batch is in the database as a whole
         # or not at all.
         print(f"\nstopped: {count(connection):,} files are in {options.database}")
