@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from attrs import field, frozen
 
 from .._errors import safe_repr
@@ -109,7 +109,10 @@ class ScriptedThreads(Threads):
 
     @property
     def calls(self) -> tuple[Any, ...]:
-        """The items of all calls so far, in the order in which the stages made them."""
+        """The items of all calls so far, in the order in which the stages made them.
+
+        A stage with a timeout makes those that are due at once in whatever order.
+        """
         return tuple(call.item for call in self._book.calls)
 
     @property
@@ -206,7 +209,7 @@ class ScriptedThreads(Threads):
         function: Callable[..., Any],
         make: Callable[[Callable[..., Any]], Awaitable[Any]],
     ) -> Any:
-        await checkpoint()
+        await checkpoint_if_cancelled()  # no full one: calls are noted as the stage makes them
         call = _Call(item, function)
         if self._book.free:
             call.due.set()
