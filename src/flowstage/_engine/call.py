@@ -170,8 +170,9 @@ class CallStep(Step):
             result = self.fn(envelope.value)
         if not self.settled:
             self.awaits = inspect.isawaitable(result)
-            self.settled = True
-            if self.options.timeout is not None and not self.awaits:
+            waits = self.awaits or hasattr(type(result), "__aiter__")
+            self.settled = waits or self.options.timeout is None
+            if not self.settled:  # nor will it be: the next call is refused as well
                 raise TypeError(
                     f"stage {self.name!r} has a timeout, but its function turned out to be plain, "
                     "and a plain function on the event loop cannot be timed out; run it in a place"
