@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from operator import length_hint
 from time import perf_counter
 from types import CoroutineType
 from typing import Any
@@ -16,13 +19,15 @@ from typing import Any
 from .._envelope import Envelope, Sentinel
 from .._stages import CallStage, FilterStage
 from .._wires import Bare, Edge, Enough, Outlet
-from .call import KINDS, CallFailed, sentinel_given
-from .offload import MOST_IN_A_CALL, SLICE, Offload, Seat, in_thread
+from .call import KINDS, CallFailed, has_type
+from .offload import SLICE, Offload, Seat, in_thread
 from .pool import Slot
 from .runner import Frame, Step, own_error
 
 BETWEEN_LOOKS = 1e-4
 """Seconds of calls between two looks at the time."""
+MOST_BETWEEN_LOOKS = 8
+"""Calls between two looks at the time, however quick they have been: the next may be slow."""
 
 
 class Burst(Slot):
@@ -44,23 +49,33 @@ def run_burst(
 ) -> tuple[list[Any], BaseException | None, float]:
     """Call a function for value after value until one fails or the time is over. Runs in a thread.
 
+    An interrupt empties the list of values meanwhile, which ends it too.
+
     Returns:
         the results, what the call after the last of them raised, and the seconds that all took.
     """
     results: list[Any] = []
     began = perf_counter()
     end = began + seconds
+    todo = iter(values)
     try:
-        for start in range(0, len(values), stride):
-            part = values[start : start + stride]
-            results.extend(map(fn, part))
-            if len(results) < start + len(part):  # it raised what ends a `map` without a word
+        while (left := length_hint(todo)) > 0:
+            before = len(results)
+            results.extend(map(fn, islice(todo, stride)))
+            if len(results) - before < left - length_hint(todo):
+                # One of them raised what ends a `map` without a word.
                 return results, StopIteration(), perf_counter() - began
             if perf_counter() > end:
                 break
     except BaseException as error:  # carried to the loop, where the guard looks at it
         return results, error, perf_counter() - began
     return results, None, perf_counter() - began
+
+
+def keeps(fn: Callable[[Any], Any], value: Any) -> Any:
+    """Tell whether a filter keeps a value. What its truth raises belongs to the item as well."""
+    result = fn(value)
+    return result if type(result) is CoroutineType else bool(result)
 
 
 def fits(frame: Frame, stage: CallStage, outlet: Outlet) -> bool:
@@ -88,7 +103,7 @@ class BurstOffload(Offload):
         fn = self.step.fn
         self.fn: Callable[[Any], Any] = fn
         if self.step.kind == "filter":
-            self.fn = lambda value: bool(fn(value))  # what that raises belongs to the item as well
+            self.fn = partial(keeps, fn)
 
     def waiting(self) -> int:
         inlet = self.inlet
@@ -156,7 +171,8 @@ class BurstOffload(Offload):
         assert isinstance(slot, Burst)
         values, tally, step = slot.values, self.step.tally, self.step
         tally.working[slot] = (perf_counter(), values[0])
-        stride = max(1, min(MOST_IN_A_CALL, int(BETWEEN_LOOKS / self.pace))) if self.pace else 1
+        self.handed[slot] = values
+        stride = max(1, min(MOST_BETWEEN_LOOKS, int(BETWEEN_LOOKS / (self.pace or 1.0))))
         results: list[Any] = []
         error: BaseException | None = None
         spent = 0.0
@@ -164,7 +180,7 @@ class BurstOffload(Offload):
             with self.frame.epoch.work():
                 results, error, spent = await in_thread(run_burst, self.fn, values, SLICE, stride)
         finally:
-            del tally.working[slot]
+            del tally.working[slot], self.handed[slot]
         made = len(results) + (error is not None)
         if made:
             pace = spent / made
@@ -172,31 +188,30 @@ class BurstOffload(Offload):
             tally.calls.record(pace, made)
         if self.stale(seen):
             return
-        kinds = set(map(type, results))
-        if Sentinel in kinds or CoroutineType in kinds:
-            error = self.first_wrong(results)
-        elif error is not None:
-            error = await own_error(error, self.frame, step.name)
         count = len(results)
-        rest = values[count + (error is not None) :]
-        if rest:
-            self.undone.appendleft(self.split_off(slot, rest))
+        failed: list[tuple[int, BaseException]] = []
+        if has_type(results, Sentinel, CoroutineType):
+            wrong = enumerate(map(self.wrong, results))
+            failed = [(number, found) for number, found in wrong if found is not None]
         if error is not None:
-            failed = Slot(Envelope(values[count]))
-            self.insert_after(slot, failed)
-            self.note_failed(failed, CallFailed(error, 1))
-            self.finish(failed)
+            failed.append((count, await own_error(error, self.frame, step.name)))
+        if rest := values[count + (error is not None) :]:
+            self.undone.appendleft(self.split_off(slot, rest))
+        if failed and self.raises:  # the first is the one that ends the run
+            del failed[1:]
+        for number, found in reversed(failed):
+            if behind := values[number + 1 : count]:
+                after = self.split_off(slot, behind)
+                self.note_results(after, behind, results[number + 1 :])
+                self.finish(after)
+            bad = Slot(Envelope(values[number]))
+            self.insert_after(slot, bad)
+            self.note_failed(bad, CallFailed(found, 1))
+            self.finish(bad)
+            del results[number:]
+            count = number
         self.note_results(slot, values, results)
         self.finish(slot)
-
-    def first_wrong(self, results: list[Any]) -> Exception:
-        """Cut results before the first that may not be one, and say why it may not."""
-        for number, result in enumerate(results):
-            error = self.wrong(result)
-            if error is not None:
-                del results[number:]
-                return error
-        return sentinel_given(self.step.name)  # pragma: no cover - the caller has seen one
 
     def note_results(self, slot: Burst, values: list[Any], results: list[Any]) -> None:
         """Note what came of the values that were done."""

@@ -169,7 +169,7 @@ class CallStep(Step):
         else:
             result = self.fn(envelope.value)
         if not self.settled:
-            self.awaits = inspect.isawaitable(result)
+            self.awaits = is_awaitable(result)
             waits = self.awaits or hasattr(type(result), "__aiter__")
             self.settled = waits or self.options.timeout is None
             if not self.settled:  # nor will it be: the next call is refused as well
@@ -187,9 +187,17 @@ def sentinel_given(name: str) -> StageError:
     )
 
 
-def has_sentinel(results: Iterable[Any]) -> bool:
-    """Tell whether any of many results is a sentinel; asked once a burst, so it has to be quick."""
+def is_awaitable(result: Any) -> bool:
+    """Tell whether a result has to be awaited."""
     try:
-        return Sentinel in set(map(type, results))
+        return inspect.isawaitable(result)
+    except Exception:  # it does not like to be asked what it is
+        return hasattr(type(result), "__await__")
+
+
+def has_type(results: Iterable[Any], *types: type) -> bool:
+    """Tell whether any of many results is of one of some types; asked once a burst, so it is quick."""
+    try:
+        return not set(map(type, results)).isdisjoint(types)
     except Exception:  # a class that cannot be hashed: its metaclass compares in a way of its own
-        return any(type(result) is Sentinel for result in results)
+        return any(type(result) is one for result in results for one in types)

@@ -14,6 +14,7 @@ takes. Between two `flat_map`s every item that entered has left, was dropped, or
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -24,14 +25,20 @@ from .._clock import Times
 from .._envelope import HOLE, Envelope, Failure, Sentinel
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
 from .._wires import EMPTY, Bare, Edge, Enough, Outlet
-from .call import CallFailed, CallStep, sentinel_given
-from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
+from .call import CallFailed, CallStep, has_type, sentinel_given
+from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
 from .values import DONE, Values, read
 
 SAMPLE = 32
 """Of the calls of an async function that hardly waits, one in so many is timed."""
 SLOW_CALL = 2e-5
 """Seconds from which on every call is timed: timing costs a microsecond."""
+STRIDE = 32
+"""The most calls of plain functions between two looks at the time."""
+
+Piece = tuple[int, Any, BaseException | None]
+"""Part of a burst: the number of a stage and the values that it is to be given, or one of them and
+the error with which it failed there."""
 
 
 class Chain(Runner):
@@ -69,6 +76,8 @@ class Chain(Runner):
         self.until_sample = 0  # calls of an async function until one is timed again
         self.many = 1  # items in a burst: grows while bursts are short
         self.turn = 0.0  # seconds since the last checkpoint
+        self.current: list[Any] = []  # what a burst has given to the stage at work
+        self.stride = STRIDE  # calls between two looks at the time
         for step in self.calls:
             step.tally.sampled = True
 
@@ -93,16 +102,10 @@ class Chain(Runner):
             self.check()
             if isinstance(stage, MapStage):
                 envelope.value = result
-            elif isinstance(stage, FilterStage):
-                try:
-                    keep = bool(result)
-                except Exception as error:
-                    await self.drop(step, envelope, CallFailed(error, 1))
-                    return
-                if not keep:
-                    step.tally.filtered += 1
-                    await self.give_mark(HOLE, self.outlet)
-                    return
+            elif isinstance(stage, FilterStage) and not result:
+                step.tally.filtered += 1
+                await self.give_mark(HOLE, self.outlet)
+                return
         self.at = len(calls) - 1
         await self.give_late(envelope)
 
@@ -121,6 +124,7 @@ class Chain(Runner):
         failures = count = 0
         if hooks is not None:
             await hooks.before(item, context)
+            self.check()
         while True:
             source = None
             try:
@@ -143,7 +147,8 @@ class Chain(Runner):
                     self.check()
                     continue
                 if hooks is not None:
-                    await hooks.after(item, count, failed.error, context)
+                    await hooks.after(item, None, failed.error, context)
+                    self.check()
                 self.at = index
                 await self.drop(step, envelope, CallFailed(failed.error, failures))
                 return
@@ -193,17 +198,24 @@ class Chain(Runner):
                 clock.append(clock[-1])
             try:
                 for self.at, fn, awaits, name, step in prepared:
+                    if seen != epoch.number:
+                        break
                     given = value
                     start = perf_counter()
                     value = await fn(given) if awaits else fn(given)
                     now = perf_counter()
                     if type(value) is Sentinel:
                         raise sentinel_given(name)
-                    clock += (name, now - start, now, now)
+                    spent = now - start
+                    clock += (name, spent, now, now)
                     if until_sample < 0:
-                        step.tally.calls.record(now - start, SAMPLE)
+                        step.tally.calls.record(spent, SAMPLE)
+                    if spent > LONGEST_HOLD and not awaits:
+                        step.held(spent)
             except BaseException as error:
                 await self.failed_fast(step, given, error, thing)
+                if perf_counter() - began > LONGEST_TURN:
+                    break
                 continue
             if until_sample < 0:
                 until_sample = SAMPLE
@@ -344,7 +356,9 @@ class Chain(Runner):
 
     async def run_values(self, values: list[Any], began: float) -> None:
         """Take values through all stages, give what comes out, see how many make a turn."""
-        await self.through(values, 0, began)
+        broken = self.through(values, 0, began)
+        if broken:
+            await self.mend(broken)
         await self.rest_after(perf_counter() - began, len(values))
 
     async def rest_after(self, spent: float, count: int) -> None:
@@ -354,85 +368,163 @@ class Chain(Runner):
             self.many = max(1, int(count * LONGEST_TURN / 2 / spent))
         elif count == self.many:
             self.many = min(2 * self.many, MOST_IN_A_TURN)
+            self.stride = STRIDE
         if self.turn > LONGEST_TURN:
             self.turn = 0.0
             await checkpoint()
             self.check()
 
-    async def through(self, values: list[Any], index: int, began: float) -> None:
+    def through(self, values: list[Any], index: int, began: float) -> list[Piece]:
         """Take values through the stages from `index` on: a tight loop for each stage.
 
-        When a call fails, what is before it goes on first and what is behind it afterwards, so that
-        everything is as if the values had come one by one.
+        An interrupt from inside a call empties the list that is worked on, so that no call is made
+        for what it has discarded.
+
+        Returns:
+            nothing if all went well; else what is left to do, for `mend`.
         """
         calls, seen, epoch = self.calls, self.seen, self.frame.epoch
         for number in range(index, len(calls)):
             if not values:
-                return
+                return []
             step = calls[number]
             fn, kind = step.fn, step.kind
             out: list[Any] = []
             append = out.append
-            count = 0
+            todo = iter(values)
+            size, stride = len(values), self.stride
+            count = 0  # calls that went well
             self.at = number
+            self.current = values
             try:
-                if kind == "map":
-                    out.extend(map(fn, values))
-                    if len(out) < len(values):  # it raised what ends a `map` without a word
-                        raise StopIteration
-                elif kind == "filter":
-                    for value in values:
-                        if fn(value):
+                while count < size:
+                    if kind == "map":
+                        out.extend(map(fn, islice(todo, stride)))
+                        done, count = count, len(out)
+                        if count - done < stride and count < size and seen == epoch.number:
+                            raise StopIteration  # it raised what ends a `map` without a word
+                    elif kind == "filter":
+                        for value in islice(todo, stride):
+                            if fn(value):
+                                append(value)
+                            count += 1
+                    else:
+                        for value in islice(todo, stride):
+                            fn(value)
                             append(value)
-                        count += 1
-                else:
-                    for value in values:
-                        fn(value)
-                        append(value)
-                if kind == "map" and Sentinel in set(map(type, out)):
-                    count = next(i for i, value in enumerate(out) if type(value) is Sentinel)
-                    del out[count:]
-                    raise sentinel_given(step.name)
+                            count += 1
+                    if seen != epoch.number or perf_counter() - began > LONGEST_TURN:
+                        break
             except BaseException as raised:
-                count = count if kind == "filter" else len(out)
-                await self.failed_at(step, number, values, count, out, raised)
-                return
-            now = perf_counter()
-            step.tally.calls.record((now - began) / len(values), len(values))
-            began = now
+                if seen != epoch.number:
+                    return [(number, None, raised)]
+                count = len(out) if kind == "map" else count
+                failed: list[Piece] = [(number, values[count], raised)]
+                return self.pieces(number, values, count, out, failed, began)
             if seen != epoch.number:  # a function of these interrupted the run
                 self.check()
+            if count < size or (kind == "map" and has_type(out, Sentinel)):
+                return self.pieces(number, values, count, out, [], began)
+            now = perf_counter()
+            step.tally.calls.record((now - began) / size, size)
+            if now - began > LONGEST_HOLD:
+                step.held(now - began)
+            began = now
             if kind == "filter":
-                step.tally.filtered += len(values) - len(out)
+                step.tally.filtered += size - len(out)
             values = out
         self.at = len(calls) - 1
-        self.outlet.put_values(values)
+        self.current = []
+        if self.outlet.open:
+            self.outlet.put_values(values)
+        else:  # one of these functions has closed the output
+            self.unwanted += len(values)
+        return []
 
-    async def failed_at(
+    def pieces(
         self,
-        step: CallStep,
         number: int,
         values: list[Any],
         count: int,
         out: list[Any],
-        raised: BaseException,
-    ) -> None:
-        """Deal with a call that failed in a burst: `count` calls before it went well."""
-        error = await own_error(raised, self.frame, step.name)
-        self.check()
+        failed: list[Piece],
+        began: float,
+    ) -> list[Piece]:
+        """Take apart a burst that did not come through a stage as one, in the order of its items.
+
+        Args:
+            number: which stage.
+            values: what it was given.
+            count: how many calls went well.
+            out: what these gave.
+            failed: the call after them, if it failed.
+            began: when the first of them began.
+        """
+        self.current = []
+        step = self.calls[number]
+        spent = perf_counter() - began
+        made = count + len(failed)
+        step.tally.calls.record(spent / made, made)
+        if spent > LONGEST_TURN:
+            self.stride = max(1, min(STRIDE, int(made * LONGEST_TURN / spent)))
+        if spent > LONGEST_HOLD:
+            step.held(spent)
+        pieces: list[Piece] = []
+        start = 0
         if step.kind == "filter":
             step.tally.filtered += count - len(out)
-        await self.through(out, number + 1, perf_counter())
-        self.at = number
-        mark = await self.handle(step, Envelope(values[count]), error)
-        await self.give_mark(mark, self.outlet)
-        rest = values[count + 1 :]
-        most = self.outlet.space()
-        while rest:  # the mark may have taken the place that was kept for one of these
-            while not (most := self.outlet.space()):
-                await self.wait_space()
-            await self.through(rest[:most], number, perf_counter())
-            del rest[:most]
+        elif step.kind == "map" and has_type(out, Sentinel):
+            for at, result in enumerate(out):
+                if type(result) is Sentinel:
+                    pieces.append((number + 1, out[start:at], None))
+                    pieces.append((number, values[at], sentinel_given(step.name)))
+                    start = at + 1
+        pieces.append((number + 1, out[start:], None))
+        pieces += failed
+        pieces.append((number, values[made:], None))
+        return pieces
+
+    async def mend(self, broken: list[Piece]) -> None:
+        """Do what is left of a burst in which a call has failed or that took too long for one turn.
+
+        What is before a failure goes on first and what is behind it afterwards, so that everything
+        is as if the values had come one by one. There is room for all but the failures.
+        """
+        todo: list[Piece] = []
+        end = 0.0
+        while True:
+            for number, what, error in reversed(broken):
+                own = error and await own_error(error, self.frame, self.calls[number].name)
+                todo.append((number, what, own))
+            broken = []
+            self.check()
+            if not todo:
+                return
+            number, what, error = todo.pop()
+            if error is not None:
+                self.at = number
+                await self.drop(self.calls[number], Envelope(what), CallFailed(error, 1))
+            elif what and not (space := self.outlet.space()):
+                self.at = min(number, len(self.calls) - 1)
+                if self.outlet.open:
+                    todo.append((number, what, None))
+                    await self.wait_space()
+                else:  # failures may still be wanted
+                    await self.wait_space()
+                    for value in what:
+                        await self.process(Envelope(value), number)
+            elif what:
+                now = perf_counter()
+                if now > end:
+                    if end:
+                        await checkpoint()
+                        self.check()
+                        now = perf_counter()
+                    end = now + LONGEST_TURN
+                if len(what) > space:
+                    todo.append((number, what[space:], None))
+                    what = what[:space]
+                broken = self.through(what, number, now)
 
     async def burst_async(self, inlet: Edge) -> None:
         """Process what is there, for one turn, one by one: the first function is async.
@@ -441,9 +533,10 @@ class Chain(Runner):
         """
         if self.prepared is None:
             pairs = [(step.fn, step) for step in self.calls[1:]]
+            timed = [(timed_plain(step), step) for step in self.calls[1:]]
             first = self.calls[0]
-            self.prepared = (self.outlet.put_value, first, first.fn, pairs, self.frame.epoch)
-        put_value, first, fn_of_first, pairs, epoch = self.prepared
+            self.prepared = (self.outlet.put_value, first, first.fn, pairs, timed, self.frame.epoch)
+        put_value, first, fn_of_first, pairs, timed, epoch = self.prepared
         head, seen, until_sample = inlet.head, self.seen, self.until_sample
         began = perf_counter()
         for turn in range(MOST_IN_A_TURN):
@@ -468,12 +561,14 @@ class Chain(Runner):
                 if until_sample:
                     until_sample -= 1
                     value = await fn_of_first(value)
+                    below = pairs
                 else:
-                    until_sample = SAMPLE
+                    self.until_sample = SAMPLE
                     value = await self.timed(first, value)
+                    until_sample, below = self.until_sample, timed
                 if type(value) is Sentinel:
                     raise sentinel_given(first.name)
-                for fn, step in pairs:
+                for fn, step in below:
                     given = value
                     value = fn(value)
                     if type(value) is Sentinel:
@@ -529,6 +624,10 @@ class Chain(Runner):
         """Items that came to the first stage that calls a function."""
         return self.inlets[0].values_out
 
+    def discard(self) -> int:
+        self.current.clear()
+        return super().discard()
+
     def refresh(self) -> None:
         """Derive the tallies from what entered and left each stretch between two `flat_map`s."""
         entered = self.taken_in()
@@ -565,6 +664,23 @@ class Chain(Runner):
             tally.done = tally.given = entered
 
 
+def timed_plain(step: CallStep) -> Callable[[Any], Any]:
+    """Make of a stage's plain function one that counts how long it took."""
+    fn, tally = step.fn, step.tally
+
+    def timed(value: Any) -> Any:
+        began = perf_counter()
+        try:
+            return fn(value)
+        finally:
+            spent = perf_counter() - began
+            tally.calls.record(spent)
+            if spent > LONGEST_HOLD:
+                step.held(spent)
+
+    return timed
+
+
 async def open_values(step: CallStep, envelope: Envelope) -> Any:
     """Call the function of a `flat_map` and begin to read what it gives.
 
@@ -579,7 +695,7 @@ async def open_values(step: CallStep, envelope: Envelope) -> Any:
     except BaseException as raised:
         raise CallFailed(await own_error(raised, step.frame, step.name), 1) from None
     finally:
-        step.spent(envelope, perf_counter() - began)
+        step.spent(envelope, perf_counter() - began, holds=not step.awaits)
 
 
 async def pull(step: CallStep, source: Any, envelope: Envelope) -> Any:
@@ -596,7 +712,7 @@ async def pull(step: CallStep, source: Any, envelope: Envelope) -> Any:
     except BaseException as raised:
         raise CallFailed(await own_error(raised, step.frame, step.name), 1) from None
     finally:
-        step.spent(envelope, perf_counter() - began)
+        step.spent(envelope, perf_counter() - began, holds=not source.is_async)
     return value
 
 

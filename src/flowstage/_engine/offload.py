@@ -24,6 +24,7 @@ from contextlib import suppress
 from functools import partial
 from operator import length_hint
 from time import perf_counter
+from types import CoroutineType
 from typing import Any
 
 from anyio import (
@@ -230,6 +231,8 @@ class Offload(Pool):
         script: what decides when each call is made, in tests.
         single: one item a call, because it may be timed out, tried again, observed or scripted.
         shifts: the seats of the workers that have been called, taken or waited for.
+        handed: the lists that threads are working on. Emptied by an interrupt, so that no call is
+            begun for what it has discarded.
     """
 
     def __init__(
@@ -241,6 +244,7 @@ class Offload(Pool):
     ) -> None:
         self.crew: list[Worker] = []
         self.shifts: set[Seat] = set()
+        self.handed: dict[Slot, list[Any]] = {}
         self.hired = 0
         super().__init__(frame, steps, inlets, outlets)
         options = self.step.options
@@ -277,6 +281,8 @@ class Offload(Pool):
     def discard(self) -> int:
         for slot in self.window:
             slot.release()  # whoever waits to give finds that it is too late
+        for things in self.handed.values():
+            things.clear()
         for seat in self.shifts:
             if not seat.late:
                 seat.late = True
@@ -411,10 +417,10 @@ class Offload(Pool):
         spent = 0.0
         try:
             with epoch.work():
-                envelopes = [slot.envelope for slot in batch]
+                envelopes = self.handed[batch[0]] = [slot.envelope for slot in batch]
                 answers, spent = await in_thread(run_slice, self.call, envelopes, SLICE)
         finally:
-            del tally.working[batch[0]]
+            del tally.working[batch[0]], self.handed[batch[0]]
         if answers:
             pace = spent / len(answers)
             self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
@@ -435,12 +441,12 @@ class Offload(Pool):
         spent = 0.0
         try:
             with self.frame.epoch.work():
-                envelopes = [slot.envelope for slot in batch]
+                envelopes = self.handed[batch[0]] = [slot.envelope for slot in batch]
                 answers, spent = await in_thread(
                     run_flat_slice, self.call, self.step.name, envelopes, SLICE, MOST_IN_A_CALL
                 )
         finally:
-            del tally.working[batch[0]]
+            del tally.working[batch[0]], self.handed[batch[0]]
         if answers:
             pace = spent / len(answers)
             self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
@@ -520,7 +526,7 @@ class Offload(Pool):
         """Give the error for a result that no function may give from a thread."""
         if type(result) is Sentinel:
             return sentinel_given(self.step.name)
-        if inspect.iscoroutine(result):
+        if type(result) is CoroutineType:
             result.close()
             return TypeError(
                 f"stage {self.step.name!r} gave a coroutine in a thread; async functions run on "

@@ -51,10 +51,13 @@ from .._places import Threads
 from .._stages import SourceStage
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
-from .chain import Chain
+from .call import has_type
+from .chain import STRIDE, Chain
 from .offload import SLICE, Haul, at_place
-from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
+from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
 from .values import DONE, Values, read
+
+READ_IN_A_THREAD = "read it in a thread, with source(..., on=Threads(1))"
 
 
 class Ticket:
@@ -355,7 +358,7 @@ class SourceRunner(EntryRunner):
         self.pulled = self.lost = 0
         self.pulling = self.stopping = self.is_done = self.at_gate = False
         self.pull_scope: CancelScope | None = None
-        self.late: BaseException | None = None  # what a thread raised as `stop` was called
+        self.late: BaseException | None = None  # what the source raised, when it cannot be told yet
         self.pump_bell = Bell(frame.watch)
         self.line.changed = self.pump_bell.ring
         self.hand: deque[tuple[Any, float]] = deque()
@@ -572,7 +575,7 @@ class SourceRunner(EntryRunner):
 
     async def _pull_all(self, values: Values) -> None:
         more = True
-        while more and not self.stopping:
+        while more and not self.stopping and self.late is None:
             self.seen = self.frame.epoch.number
             try:
                 if self.place is not None:
@@ -588,12 +591,15 @@ class SourceRunner(EntryRunner):
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
         end = perf_counter() + LONGEST_TURN
         scope, put, make = self.pull_scope, self.outlet.put, self.frame.envelope
+        plain, began = not values.is_async, 0.0
         pull = values.iterator.__anext__ if values.is_async else values.next
         for _ in range(MOST_IN_A_TURN):
             if self.line.tickets:
                 await self._move_line()
             self._pulling()
             try:
+                if plain:
+                    began = perf_counter()
                 value = await pull()
             except StopAsyncIteration as raised:
                 self.pulling = False
@@ -605,6 +611,8 @@ class SourceRunner(EntryRunner):
                 self.pulling = False
                 await self._failed_pull(raised)
             self.pulling = False
+            if plain and (spent := perf_counter() - began) > LONGEST_HOLD:
+                self.steps[0].held(spent, READ_IN_A_THREAD)
             if value is DONE:
                 return False
             self.seen = self.frame.epoch.number
@@ -648,7 +656,9 @@ class SourceRunner(EntryRunner):
                 self._unload(haul)
                 if self.hand:
                     self.pulling = False
-                    await self._enter_hand()
+                    await self._settle(self._enter_hand)  # an interrupt does not touch the pull
+                    if self.stopping:
+                        break
                     self._pulling()
                 await haul.done.wait()
         finally:
@@ -663,7 +673,7 @@ class SourceRunner(EntryRunner):
                 self.late = haul.error
         if self.stopping:  # the rest has to be done outside the scope that `stop` has cancelled
             return False
-        await self._enter_hand()
+        await self._settle(self._enter_hand)
         if haul.error is not None:
             await self._failed_pull(haul.error)
         return haul.more
@@ -737,26 +747,35 @@ class SourceRunner(EntryRunner):
         self.old = 0
         error: BaseException | None = None
         try:
-            got.extend(islice(values.iterator, most))
+            while len(got) < most and not values.closed:
+                due = min(len(got) + STRIDE, most)
+                got.extend(islice(values.iterator, due - len(got)))
+                values.closed = len(got) < due
+                if perf_counter() - began > LONGEST_TURN:
+                    break
         except BaseException as raised:
             error = raised
         self.got = None
-        values.closed = error is None and len(got) < most
+        pulled = perf_counter()
+        if pulled - began > LONGEST_HOLD:
+            self.steps[0].held(pulled - began, READ_IN_A_THREAD)
         if self.seen != self.frame.epoch.number:
             self.seen = self.frame.epoch.number  # the source interrupted: what it gave first is old
             del got[: self.old]
-        if Sentinel in set(map(type, got)):
+        self.late = error  # raised when what came before it has entered, or has been discarded
+        if has_type(got, Sentinel):
             self.hand.extend((value, 0.0) for value in got)
             await self._enter_hand()
+            await self.rest_after(perf_counter() - began, len(got))
         elif not self.is_bare:
             self._enter_timed(got)
             await self.rest_after(perf_counter() - began, len(got))
         else:
             self.pulled += len(got)
-            await self.run_values(got, began)
-        if error is not None:
-            await self._failed_pull(error)
-        return not (self.stopping or values.closed)
+            if broken := self.through(got, 0, pulled):
+                await self.mend(broken)
+            await self.rest_after(perf_counter() - began, len(got))
+        return not (self.stopping or values.closed or error is not None)
 
     # -- accounts -------------------------------------------------------------------------------
 
@@ -777,9 +796,10 @@ class SourceRunner(EntryRunner):
         """Settle the account of an epoch that is over."""
         waiting = len([value for value, _ in self.hand if type(value) is not Sentinel])
         if self.got is not None:  # an iterator that interrupts: what it gave before is discarded
+            waiting += len(self.got) - self.old
             self.old = len(self.got)
-            waiting += self.old
         self.hand.clear()
+        self.current.clear()
         self.pulled += waiting
         self.lost += waiting
         self.refresh()

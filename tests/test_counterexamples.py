@@ -1,0 +1,276 @@
+"""What a hostile reading has found: each test is a program that once broke a law."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from flowstage import ClosedError, Graph, Input, Sentinel, Threads, source
+
+from .accounts import check_accounts, settle, soon
+
+WARM = 1000
+"""Items after which a burst is as long as it gets."""
+
+
+async def test_failures_go_on_when_the_results_are_wanted_no_more() -> None:
+    """An output closed by a call of a burst, with failures behind it, leaves no live-lock."""
+    box: list[Any] = []
+
+    def work(number: int) -> int:
+        if number == WARM:
+            box[0].output("main").close()
+        if number % 3 == 0:
+            raise ValueError(number)
+        return number
+
+    main = source(range(2 * WARM)).map(work, on_error="skip")
+    bad: list[int] = []
+
+    async def read() -> None:
+        try:
+            async for _ in box[0].output("main"):
+                pass
+        except ClosedError:
+            pass
+
+    with soon():
+        async with Graph(main=main, bad=main.failures()).open() as run:
+            box.append(run)
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                async for failure in run.output("bad"):
+                    bad.append(failure.item)
+    assert bad == list(range(0, 2 * WARM, 3))
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("place", [None, Threads(1)], ids=["loop", "thread"])
+async def test_a_sentinel_as_result_fails_its_item_and_no_call_is_made_twice(
+    place: Threads | None,
+) -> None:
+    """A Sentinel among the results never comes out, and its neighbours are computed once."""
+    calls: list[int] = []
+
+    def work(number: int) -> Any:
+        calls.append(number)
+        if number % 10 == 0:
+            return Sentinel(number)
+        if number % 10 == 1:
+            raise ValueError(number)
+        return number
+
+    with soon():
+        results = await source(range(WARM)).map(work, on=place, on_error="skip").collect()
+    assert results == [number for number in range(WARM) if number % 10 > 1]
+    assert calls == list(range(WARM))
+
+
+async def test_an_error_of_the_source_is_raised_when_an_interrupt_comes_as_well() -> None:
+    """What the source raised is not lost with the items that an interrupt discards."""
+    box: list[Any] = []
+
+    def numbers() -> Iterator[int]:
+        yield from range(3 * WARM)
+        raise LookupError("the source")
+
+    def work(number: int) -> int:
+        if number == 3 * WARM - 1:
+            box[0].interrupt()
+        return number
+
+    with soon(), pytest.raises(LookupError, match="the source"):
+        async with source(numbers).map(work).open() as run:
+            box.append(run)
+            async for _ in run:
+                pass
+
+
+async def test_the_errors_of_a_burst_know_nothing_of_each_other() -> None:
+    """Failing items of one burst are no context of the next: each error is as its call raised it."""
+
+    def work(number: int) -> int:
+        raise ValueError(number)
+
+    errors: list[BaseException] = []
+    with soon():
+        flow = source(range(WARM)).map(work, on_error="emit")
+        async with flow.open() as run:
+            async for failure in run.events():
+                assert not isinstance(failure, int | Sentinel)
+                errors.append(failure.error)
+    assert len(errors) == WARM
+    assert all(error.__context__ is None for error in errors)
+
+
+async def test_a_source_that_interrupts_twice_in_a_burst_is_counted_once() -> None:
+    """Every interrupt discards, and counts, what came after the one before it."""
+    box: list[Any] = []
+    discarded = 0
+
+    def numbers() -> Iterator[int]:
+        nonlocal discarded
+        for number in range(2 * WARM):
+            if number in (WARM, WARM + 3, WARM + 4):
+                discarded += box[0].interrupt()
+            yield number
+
+    with soon():
+        async with source(numbers).open() as run:
+            box.append(run)
+            results = [number async for number in run]
+    (stage,) = run.report().stages
+    assert stage.taken == 2 * WARM
+    assert len(results) + discarded == 2 * WARM
+    assert results[-WARM + 4 :] == list(range(WARM + 4, 2 * WARM))
+    check_accounts(run.report(), over=True)
+
+
+class Unhashable(type):
+    """A class of classes that cannot be compared nor hashed."""
+
+    def __eq__(cls, other: object) -> bool:
+        raise RuntimeError("not to be compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Odd(metaclass=Unhashable):
+    """An item whose very class is not to be touched."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("not to be tested")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not to be compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("place", [None, Threads(1)], ids=["loop", "thread"])
+async def test_items_may_be_of_a_class_that_cannot_be_hashed(place: Threads | None) -> None:
+    """Items and results are told from sentinels by nothing that runs code of theirs."""
+    with soon():
+        results = await source([Odd() for _ in range(300)]).map(lambda _: Odd(), on=place).collect()
+    assert len(results) == 300
+
+
+async def test_no_call_is_begun_for_what_a_call_of_the_same_burst_discarded() -> None:
+    """After an interrupt from inside a plain function the rest of its burst is not processed."""
+    box: list[Any] = []
+    calls: list[Any] = []
+
+    def work(item: Any) -> Any:
+        calls.append(item)
+        if item == "reset":
+            box[0].interrupt()
+            box[0].send_nowait("fresh")
+        return item
+
+    with soon():
+        async with Input[Any]().map(work).open() as run:
+            box.append(run)
+            for number in range(20):
+                run.send_nowait(number)
+                await settle(2)
+            for item in (1, "reset", "reset", 2):
+                run.send_nowait(item)
+            await settle()
+            run.finish()
+            results = [item async for item in run]
+    assert calls == [*range(20), 1, "reset", "fresh"]
+    assert results == ["fresh"]
+    check_accounts(run.report(), over=True)
+
+
+async def test_no_call_is_begun_for_what_a_call_of_the_same_thread_discarded() -> None:
+    """After an interrupt from a thread it makes no further call for the items it was handed."""
+    box: list[Any] = []
+    calls: list[int] = []
+
+    def work(number: int) -> int:
+        calls.append(number)
+        if number == 90:
+            anyio.from_thread.run_sync(box[0].interrupt)
+        return number
+
+    with soon():
+        async with Input[int]().map(work, on=Threads(1)).open() as run:
+            box.append(run)
+            for number in range(100):
+                run.send_nowait(number)
+            while 90 not in calls:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.05)
+            run.send_nowait(100)
+            run.finish()
+            results = [number async for number in run]
+    assert calls == [*range(91), 100]
+    assert results == [100]
+    check_accounts(run.report(), over=True)
+
+
+async def test_a_source_of_many_sentinels_lets_other_tasks_have_turns() -> None:
+    """Sentinels are no way around the turns of other tasks, however much room there is."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            began = time.perf_counter()
+            await checkpoint()
+            longest = max(longest, time.perf_counter() - began)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tick)
+        with soon():
+            async with source(map(Sentinel, range(10**6))).open(buffer=100_000):
+                await anyio.sleep(0.2)
+        group.cancel_scope.cancel()
+    assert longest < 0.5
+
+
+async def test_functions_that_become_slow_hold_the_loop_for_few_calls() -> None:
+    """A burst is cut short when its calls take long, though those before them were quick."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            began = time.perf_counter()
+            await checkpoint()
+            longest = max(longest, time.perf_counter() - began)
+
+    def work(number: int) -> int:
+        if number >= 3 * WARM:
+            time.sleep(0.01)
+        return number
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tick)
+        with soon():
+            results = await source(range(3 * WARM + 200)).map(work).collect(buffer=1000)
+        group.cancel_scope.cancel()
+    assert results == list(range(3 * WARM + 200))
+    assert longest < 1.0
+
+
+async def test_threads_whose_function_becomes_slow_hand_back_what_is_done() -> None:
+    """A call to a place ends soon after its slice, though the calls before were quick."""
+
+    def work(number: int) -> int:
+        if number >= WARM:
+            time.sleep(0.02)
+        return number
+
+    times: list[float] = []
+    with soon():
+        async with source(range(WARM + 100)).map(work, on=Threads(1)).open(buffer=1000) as run:
+            async for _ in run:
+                times.append(time.perf_counter())
+    assert max(times[at + 1] - times[at] for at in range(len(times) - 1)) < 1.0
