@@ -464,6 +464,7 @@ class Pool(Runner):
         item, context, hooks = envelope.value, envelope.context, self.step.hooks
         if hooks is not None:
             await hooks.before(item, context)
+            self.frame.epoch.check(seen)
         failures = 0
         slot.out = deque()
         error: BaseException | None = None
