@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import flowstage
-from flowstage import operators
+from flowstage import operators, testing
 
 TARGET = Path(__file__).with_name("reference.md")
 INTRODUCTION = """\
@@ -20,7 +20,7 @@ Every public name, as its docstring has it; `python docs/make_reference.py` writ
 seconds, sizes in items. A stage "gives" when a result of it goes on to the next one. What begins with an
 underscore, or is not on this page, is no promise.
 
-Import from `flowstage`; operators from `flowstage.operators`.
+Import from `flowstage`; operators from `flowstage.operators`, tools for tests from `flowstage.testing`.
 """
 # The order in which a reader meets them.
 CHAPTERS: dict[str, tuple[str, ...]] = {
@@ -58,6 +58,8 @@ INTERNAL = {
     "Graph": {"plan"},
     "Retry": {"again", "wait"},
     "Threads": {"script", "seats"},
+    "SourceProbe": {"pull"},
+    "ScriptedThreads": {"script"},
 }
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Examples?):$", re.MULTILINE)
 ENTRY = re.compile(r"^(?P<names>[\w, ]+): (?P<text>.*)$", re.DOTALL)
@@ -89,6 +91,10 @@ def _page() -> Iterator[str]:
     yield from _prose(inspect.getdoc(operators) or "")
     for name in operators.__all__:
         yield from _entry(name, getattr(operators, name), first="flow")
+    yield "## Testing\n"
+    yield from _prose(inspect.getdoc(testing) or "")
+    for name in testing.__all__:
+        yield from _entry(name, getattr(testing, name))
 
 
 def _entry(name: str, thing: Any, first: str = "") -> Iterator[str]:
@@ -108,7 +114,14 @@ def _entry(name: str, thing: Any, first: str = "") -> Iterator[str]:
 
 
 def _is_made_by_users(thing: type) -> bool:
-    return thing.__name__ in {"Input", "Graph", "Sentinel", "Retry", "Threads", "Processes"}
+    return thing.__module__.startswith("flowstage.testing") or thing.__name__ in {
+        "Input",
+        "Graph",
+        "Sentinel",
+        "Retry",
+        "Threads",
+        "Processes",
+    }
 
 
 def _members(owner: str, thing: type) -> Iterator[str]:

@@ -274,7 +274,7 @@ async def test_what_cannot_be_compared_is_said_to_be_so() -> None:
         def __eq__(self, other: object) -> Any:
             raise ValueError("ambiguous")
 
-        __hash__ = None
+        __hash__ = None  # type: ignore[assignment]
 
     array = Array()
     async with Input[Array]().open([array, array]) as run:

@@ -22,6 +22,7 @@ from flowstage import (
     zip,
     zip_latest,
 )
+from flowstage.testing import SinkProbe, SourceProbe
 
 nonsense: int = flowstage.__name__  # error: assignment
 flowstage.Flwo  # error: attr-defined
@@ -137,3 +138,12 @@ async def run_them() -> None:
         run.output(3)  # error: call-overload
         await run.send(Sentinel("end"))  # error: arg-type
         print(text, found)
+
+
+async def wrong_tests() -> None:
+    """Probes refuse what cannot come."""
+    probe = SourceProbe[str]()
+    await probe.send(1)  # error: arg-type
+    async with Input[int]().open(probe) as run:  # error: arg-type
+        await SinkProbe(run).expect("1")  # error: arg-type
+    SinkProbe(Input[int]())  # error: arg-type

@@ -36,6 +36,14 @@ from flowstage import (
     zip,
     zip_latest,
 )
+from flowstage.testing import (
+    ScriptedThreads,
+    SinkProbe,
+    SourceProbe,
+    assert_no_leaks,
+    explore,
+    shuffled,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -285,3 +293,21 @@ errors: list[type[FlowError]] = [
 ]
 value_error: ValueError = GraphError("")
 timeout_error: TimeoutError = StageTimeout("")
+
+
+# -- tools for tests ----------------------------------------------------------------------------------
+
+
+async def tools_for_tests() -> None:
+    """Probes know what they give and expect."""
+    probe = SourceProbe[str]()
+    async with Input[str]().map(len, on=ScriptedThreads(2)).open(probe) as run:
+        sink = SinkProbe(run)
+        assert_type(sink, SinkProbe[int])
+        assert_type(await sink.next(), int)
+        assert_type(SinkProbe(run.output("end")), SinkProbe[Any])
+    assert_type(source(SourceProbe[int]()), Flow[Any, int])
+    assert_type(explore(probe.expect_pull), list[None])
+    assert_type(shuffled("trio", 1), tuple[str, dict[str, Any]])
+    with assert_no_leaks():
+        pass

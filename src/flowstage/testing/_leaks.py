@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import thread as pool_threads
 from contextlib import contextmanager
 from types import AsyncGeneratorType, FrameType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 from weakref import WeakSet
 
 import anyio
@@ -91,7 +91,7 @@ class Watch:
 
     grace = GRACE
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._tasks = _running_tasks()
         self._known: WeakSet[Any] = WeakSet() if self._tasks is not None else WeakSet(_outside())
         self._streams: list[tuple[Stream, str]] = []

@@ -171,7 +171,7 @@ class SourceProbe(Generic[T]):
 
     # -- what the run does ----------------------------------------------------------------------
 
-    async def __aenter__(self) -> AsyncIterator[T | Sentinel[Any]]:
+    async def __aenter__(self) -> AsyncIterator[T]:
         """Be opened, by a run."""
         if self.opened:
             raise RuntimeError("this SourceProbe was opened before; each run needs one of its own")
@@ -191,7 +191,7 @@ class SourceProbe(Generic[T]):
         self.closed = True
         self._change.ring()
 
-    async def pull(self) -> T | Sentinel[Any]:
+    async def pull(self) -> T:
         """Give the next item, to a run that iterates.
 
         Raises:
@@ -214,7 +214,7 @@ class SourceProbe(Generic[T]):
         self.given += 1
         step.taken = True
         self._change.ring()
-        item: T | Sentinel[Any] = step.item
+        item: T = step.item  # or a sentinel, which is none of the items
         return item
 
 
@@ -229,11 +229,11 @@ class _Step:
         self.taken = False
 
 
-class _Pulls(AsyncIterator[T | Sentinel[Any]]):
+class _Pulls(AsyncIterator[T]):
     """What a run iterates over."""
 
     def __init__(self, probe: SourceProbe[T]) -> None:
         self._probe = probe
 
-    async def __anext__(self) -> T | Sentinel[Any]:
+    async def __anext__(self) -> T:
         return await self._probe.pull()

@@ -34,18 +34,19 @@ class TrioOrder:
         """Seed the scheduler."""
         from trio._core import _run
 
-        self._trio: Any = _run
+        trio: Any = _run
+        self._trio = trio
         self._late.clear()
         self._order = random.Random(self._seed)
-        self._random_before = _run._r.getstate()
-        self._deterministic_before = _run._ALLOW_DETERMINISTIC_SCHEDULING
-        _run._r.seed(self._seed)
-        vars(_run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
+        self._random_before = trio._r.getstate()
+        self._deterministic_before = trio._ALLOW_DETERMINISTIC_SCHEDULING
+        trio._r.seed(self._seed)
+        trio._ALLOW_DETERMINISTIC_SCHEDULING = True
 
     def after_run(self) -> None:
         """Leave the scheduler as it was."""
         self._trio._r.setstate(self._random_before)
-        vars(self._trio)["_ALLOW_DETERMINISTIC_SCHEDULING"] = self._deterministic_before
+        self._trio._ALLOW_DETERMINISTIC_SCHEDULING = self._deterministic_before
 
     def after_io_wait(self, timeout: float) -> None:
         """Keep some of the runnable tasks back; `before_task_step` puts them in the queue again."""

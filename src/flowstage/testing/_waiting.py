@@ -27,9 +27,8 @@ class Change:
 
     async def wait(self) -> None:
         """Wait for the next change."""
-        if self._event is None:
-            self._event = Event()
-        await self._event.wait()
+        event = self._event = self._event or Event()
+        await event.wait()
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition holds, or the time is over; tell whether it holds."""
