@@ -356,7 +356,8 @@ class Flow(Generic[In, Out_co]):
         check_name(name)
         unknown = options.keys() - CallOptions.__annotations__.keys() - {"pass_context"}
         if unknown:
-            raise TypeError(f"{verb}() has no option {min(unknown)!r}")
+            known = ", ".join(sorted(CallOptions.__annotations__.keys() | {"pass_context"}))
+            raise TypeError(f"{verb}() has no option {min(unknown)!r}; its options are {known}")
         checked = Options(**options)
         check_options(verb, fn, checked)
         return self._then(kind(name or name_of(fn), fn, checked, explicit=name is not None))

@@ -72,7 +72,9 @@ class Graph:
         ends: dict[str, Port] = {}
         for flow in (*flows, *named.values()):
             if not isinstance(getattr(flow, "_port", None), Port):
-                raise TypeError(f"a graph is made of flows, not {safe_repr(flow)}")
+                hint = "; write Graph(**flows)" if isinstance(flow, Mapping) else ""
+                hint = "; write Graph(*flows)" if isinstance(flow, (list, tuple)) else hint
+                raise TypeError(f"a graph is made of flows, not {safe_repr(flow)}{hint}")
         for flow in flows:
             name = label = flow._port.node.stage.name
             number = 1
@@ -241,8 +243,10 @@ def check_source(verb: str, items: Any) -> None:
     """Refuse what cannot be read as a source.
 
     Raises:
-        TypeError: it is a string, or nothing that gives items.
+        TypeError: it is a string, a flow, or nothing that gives items.
     """
+    if isinstance(getattr(items, "_port", None), Port):
+        raise TypeError(f"{verb}() takes a source of items, and {items!r} is a flow; build on it")
     if isinstance(items, (str, bytes)):
         raise TypeError(
             f"{verb}() takes a source of items, not a string; put {safe_repr(items)} into a list"

@@ -47,6 +47,7 @@ class Slot:
         ended: how the item counts: "done", "filtered", or already counted.
         count: values that a `flat_map` made of it so far.
         attempts: tries so far, the one under way included.
+        number: its place in the order of the input, where it may be handed back.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Slot:
         "failed",
         "finished",
         "mark",
+        "number",
         "out",
         "taken",
     )
@@ -71,6 +73,7 @@ class Slot:
         self.ended = "done" if mark is None else ""
         self.count = 0
         self.attempts = 1
+        self.number = 0
 
     def release(self) -> None:
         """Let the worker that waits for this slot go on."""
@@ -166,7 +169,7 @@ class Pool(Runner):
         reads = self.may_take() and (self.idle or self.workers < self.width)
         gives = self.next_out()
         full = [] if gives is None else [e for e in self.outlet.edges if not e.finished]
-        began = perf_counter()
+        began, was_busy = perf_counter(), self.busy
         if reads:
             self.inlet.reader = self.bell
             if self.inlet.capacity == 0:
@@ -187,7 +190,7 @@ class Pool(Runner):
             spent = perf_counter() - began
             if full:
                 self.step.tally.blocked += spent
-            elif not self.busy:
+            elif not was_busy:
                 self.step.tally.waiting += spent
         self.check()
 

@@ -349,7 +349,8 @@ class Runner:
             step.tally.failed += 1
             return Fault(failure)
         step.tally.skipped += 1
-        logger.warning("stage %r skipped %s: %s", step.name, safe_repr(item), safe_repr(error))
+        level = logging.WARNING if step.failures is None else logging.DEBUG  # somebody reads them
+        logger.log(level, "stage %r skipped %s: %s", step.name, safe_repr(item), safe_repr(error))
         return HOLE
 
 
