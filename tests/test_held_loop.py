@@ -1,0 +1,265 @@
+"""A plain function that holds the event loop is named, once, in a warning and in the report."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from anyio.lowlevel import checkpoint
+
+import flowstage._engine
+from flowstage import Flow, Input, Report, Retry, Threads, source
+
+from .accounts import check_accounts, soon
+
+HOLD = 0.3
+AT = 50  # the item that takes long, when everything has long found its pace
+
+
+class Clock:
+    """What flowstage takes for the time: it passes when a function says so and only then."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def hold(self, seconds: float = HOLD) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in pkgutil.iter_modules(flowstage._engine.__path__, "flowstage._engine."):
+        found = importlib.import_module(module.name)
+        if hasattr(found, "perf_counter"):
+            monkeypatch.setattr(found, "perf_counter", clock)
+    return clock
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    texts = [r.getMessage() for r in caplog.records if r.name == "flowstage"]
+    return [text for text in texts if "held the event loop" in text]
+
+
+def check(report: Report, caplog: pytest.LogCaptureFixture, name: str = "slow") -> None:
+    """Assert that one stage, and no other, is said to have held the loop for 0.3 s."""
+    (text,) = warnings(caplog)
+    assert repr(name) in text
+    assert "0.3 s" in text
+    assert "on=Threads(" in text
+    for stage in report.stages:
+        assert stage.held_loop == (pytest.approx(HOLD) if stage.name == name else 0.0)
+    (line,) = [line for line in str(report).splitlines() if "held the event loop" in line]
+    assert name in line
+    assert "300 ms" in line
+    caplog.clear()
+
+
+class Observer:
+    def before_stage(self, stage: str, item: Any, context: Any) -> None:
+        pass
+
+
+class Disguised:
+    """A callable of which nobody can tell beforehand that it is plain."""
+
+    def __init__(self, fn: Callable[[Any], Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, item: Any) -> Any:
+        return self.fn(item)
+
+
+async def later(item: Any) -> Any:
+    await checkpoint()
+    return item
+
+
+LINES: dict[str, Callable[[Flow[Any, Any], Any], Flow[Any, Any]]] = {
+    "map": lambda flow, fn: flow.map(fn, name="slow"),
+    "filter": lambda flow, fn: flow.filter(fn, name="slow"),
+    "tap": lambda flow, fn: flow.tap(fn, name="slow"),
+    "disguised": lambda flow, fn: flow.map(Disguised(fn), name="slow"),
+    "first of a line": lambda flow, fn: flow.map(fn, name="slow").map(abs, name="b"),
+    "last of a line": lambda flow, fn: flow.map(abs, name="b").filter(abs).map(fn, name="slow"),
+    "behind an async one": lambda flow, fn: flow.map(later).buffer(3).map(fn, name="slow"),
+    "with a retry": lambda flow, fn: flow.map(fn, retry=Retry(2), name="slow"),
+    "below a flat_map": lambda flow, fn: flow.flat_map(lambda n: [n]).map(fn, name="slow"),
+    "flat_map": lambda flow, fn: flow.flat_map(lambda item: [fn(item)], name="slow"),
+    "flat_map, lazily": lambda flow, fn: flow.flat_map(
+        lambda item: (fn(item) for _ in range(2 if item == AT + 1 else 1)), name="slow"
+    ).filter(lambda item: item != AT),
+    "flat_map, async values": lambda flow, fn: flow.flat_map(
+        lambda item: one_of(fn(item)), name="slow"
+    ),
+}
+
+
+async def one_of(item: Any) -> AsyncIterator[Any]:
+    yield item
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+async def test_every_inline_call(
+    line: Callable[[Flow[Any, Any], Any], Flow[Any, Any]],
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever the verb, fused or not, with times, with observers, wherever the items come from."""
+
+    def hold(item: int) -> int:
+        if item == AT:
+            clock.hold()
+        return item
+
+    for options in ({}, {"timing": True}, {"observers": [Observer()]}, {"buffer": 1}):
+        for flow, items in ((Input[int](), range(1, 100)), (source(range(1, 100)), None)):
+            with soon():
+                report = await line(flow, hold).drain(items, **options)
+            check(report, caplog)
+
+
+async def test_an_async_function_before_it(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """In one task with it: what the async one waits for is not held, what the plain one takes is.
+
+    Of an async function that hardly waits only a sample is timed, and what is behind it likewise.
+    """
+
+    async def wait(item: int) -> int:
+        clock.hold(0.01)
+        return item
+
+    def hold(item: int) -> int:
+        clock.hold()
+        return item
+
+    with soon():
+        report = await Input[int]().map(wait).map(abs).map(hold, name="slow").drain(range(50))
+    check(report, caplog)
+
+
+async def test_a_call_that_fails(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """It has held the loop all the same."""
+
+    def fail(item: int) -> int:
+        if item == AT:
+            clock.hold()
+            raise ValueError
+        return item
+
+    def fail_lazily(item: int) -> Iterator[int]:
+        yield fail(item)
+
+    for verb, fn in (("map", fail), ("filter", fail), ("tap", fail), ("flat_map", fail_lazily)):
+        with soon():
+            report = await getattr(Input[int](), verb)(fn, name="slow").drain(
+                range(100), on_error="emit"
+            )
+        check(report, caplog)
+        check_accounts(report, over=True)
+
+
+async def test_once_a_stage_and_run(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning for the first time; the report has the longest."""
+
+    def hold(item: int) -> int:
+        clock.hold(0.2 if item == 7 else 0.15)
+        return item
+
+    flow = Input[int]().map(hold, name="a").map(hold, name="b")
+    for _ in range(2):
+        with soon():
+            report = await flow.drain(range(10))
+        texts = warnings(caplog)
+        assert len(texts) == 2
+        assert "'a'" in texts[0]
+        assert "'b'" in texts[1]
+        assert [stage.held_loop for stage in report.stages] == pytest.approx([0, 0.2, 0.2])
+        assert str(report).count("held the event loop") == 2
+        caplog.clear()
+
+
+async def test_a_source_that_blocks(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Its own name is told, not that of the stage behind it."""
+
+    def items() -> Iterator[int]:
+        for item in range(100):
+            if item == AT:
+                clock.hold()
+            yield item
+
+    for flow in (source(items, name="slow"), source(items, name="slow").map(abs).map(abs)):
+        for options in ({}, {"timing": True}, {"observers": [Observer()]}):
+            with soon():
+                report = await flow.drain(**options)
+            check(report, caplog)
+
+
+@pytest.mark.slow
+async def test_who_does_not_hold_it(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Async functions, threads, and many calls that are short."""
+
+    async def wait(item: int) -> int:
+        clock.hold()
+        await checkpoint()
+        return item
+
+    async def values(item: int) -> AsyncIterator[int]:
+        clock.hold()
+        yield item
+
+    def blocking(item: int) -> int:
+        clock.hold()
+        return item
+
+    def short(item: int) -> int:
+        clock.hold(0.0009)
+        return item
+
+    def almost(item: int) -> int:
+        clock.hold(0.09)
+        return item
+
+    start = Input[int]()
+    for flow in (
+        start.map(wait),
+        start.map(wait).map(abs),
+        start.map(wait, concurrency=3),
+        start.map(lambda item: wait(item)),
+        start.flat_map(values),
+        start.flat_map(values, concurrency=2),
+        start.map(blocking, on=Threads(2)),
+        start.flat_map(lambda item: [blocking(item)], on=Threads(2)),
+        start.map(short).filter(short).tap(short),
+        start.map(almost),
+    ):
+        for options in ({}, {"timing": True}, {"observers": [Observer()]}):
+            with soon():
+                report = await flow.drain(range(120), **options)
+            assert warnings(caplog) == []
+            assert not any(stage.held_loop for stage in report.stages)
+            assert "held" not in str(report)
+
+
+@pytest.mark.slow
+async def test_in_real_time(caplog: pytest.LogCaptureFixture) -> None:
+    """As it will be met: one call of a blocking function among many quick ones."""
+
+    def hold(item: int) -> int:
+        if item == AT:
+            time.sleep(0.11)
+        return item
+
+    with soon(), caplog.at_level(logging.WARNING, "flowstage"):
+        report = await Input[int]().map(hold, name="slow").drain(range(100))
+    assert any("'slow'" in text for text in warnings(caplog))
+    assert report.stage("slow").held_loop >= 0.11
+    assert report.to_dict()["stages"][1]["held_loop"] >= 0.11
