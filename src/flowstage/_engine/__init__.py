@@ -8,6 +8,7 @@ from .._stages import (
     BufferStage,
     CallStage,
     ConcatStage,
+    FlatMapStage,
     GatherStage,
     InputStage,
     MergeStage,
@@ -20,6 +21,7 @@ from .._stages import (
 from .._wires import Outlet
 from .bursts import BurstOffload, fits
 from .chain import Chain
+from .flat_bursts import FlatBurstOffload
 from .join import ConcatRunner, GatherRunner, MergeRunner, ZipLatestRunner, ZipRunner
 from .offload import Offload
 from .pool import Pool
@@ -54,7 +56,9 @@ def runner_for(stage: Stage, frame: Frame, outlet: Outlet | None) -> type[Runner
     """
     if isinstance(stage, CallStage):
         if stage.options.on is not None:
-            return BurstOffload if outlet is not None and fits(frame, stage, outlet) else Offload
+            if outlet is None or not fits(frame, stage, outlet):
+                return Offload
+            return FlatBurstOffload if isinstance(stage, FlatMapStage) else BurstOffload
         return Pool if stage.options.width > 1 else Chain
     for kind in type(stage).__mro__:
         if kind in RUNNERS:

@@ -17,7 +17,7 @@ from types import CoroutineType
 from typing import Any
 
 from .._envelope import Envelope, Sentinel
-from .._stages import CallStage, FilterStage
+from .._stages import CallStage, FilterStage, FlatMapStage
 from .._wires import Bare, Edge, Enough, Outlet
 from .call import KINDS, CallFailed, has_type
 from .offload import SLICE, Offload, Seat, in_thread
@@ -81,16 +81,20 @@ def keeps(fn: Callable[[Any], Any], value: Any) -> Any:
 def fits(frame: Frame, stage: CallStage, outlet: Outlet) -> bool:
     """Tell whether a stage asks for nothing but a call for each value."""
     options = stage.options
-    if not frame.plain or options.timeout or options.retry or type(stage) not in KINDS:
+    if not frame.plain or options.timeout or options.retry:
+        return False
+    if type(stage) not in KINDS and not isinstance(stage, FlatMapStage):
         return False
     if options.on is not None and options.on.script() is not None:
         return False
     # A row that a filter drops leaves a hole in its very place.
-    return outlet.bulk and not (outlet.aligned and isinstance(stage, FilterStage))
+    return outlet.bulk and not (outlet.aligned and isinstance(stage, (FilterStage, FlatMapStage)))
 
 
 class BurstOffload(Offload):
     """A stage of bare plain calls in threads."""
+
+    burst: type[Burst] = Burst
 
     def __init__(
         self,
@@ -136,7 +140,8 @@ class BurstOffload(Offload):
                 continue
             inlet.taken += len(values)
             inlet.ring_writer()
-            burst = Burst(values)
+            burst = self.burst(values)
+            burst.number = inlet.taken - len(values)
             self.window.append(burst)
             self.items += len(values)
             return burst
@@ -153,9 +158,10 @@ class BurstOffload(Offload):
             del slot.values[most:]
         return [slot]
 
-    def split_off(self, slot: Slot, values: list[Any]) -> Burst:
+    def split_off(self, slot: Burst, values: list[Any]) -> Burst:
         """Make a burst of its own of values behind a slot, in their place."""
-        burst = Burst(values)
+        burst = self.burst(values)
+        burst.number = slot.number + len(slot.values) - len(values)
         self.insert_after(slot, burst)
         return burst
 
@@ -196,7 +202,7 @@ class BurstOffload(Offload):
         if error is not None:
             failed.append((count, await own_error(error, self.frame, step.name)))
         if rest := values[count + (error is not None) :]:
-            self.undone.appendleft(self.split_off(slot, rest))
+            self.hand_back([self.split_off(slot, rest)])
         if failed and self.raises:  # the first is the one that ends the run
             del failed[1:]
         for number, found in reversed(failed):
@@ -236,8 +242,6 @@ class BurstOffload(Offload):
             if not isinstance(slot, Burst):
                 self.needed = True  # a mark or a failure: the coordinator sees to it
                 return
-            if not slot.finished:
-                return
             out = slot.out
             while out:
                 space = outlet.space()
@@ -257,15 +261,29 @@ class BurstOffload(Offload):
                     self.enough = self.needed = True
                     return
                 tally.given += len(given)
-                tally.done += len(given)
-                self.items -= len(given)
-            self.leave(slot)
+                self.count_out(slot, len(given))
+            if slot.failed is not None:
+                self.needed = True
+                return
+            if slot.finished:
+                self.leave(slot)
+                continue
+            if slot.taken is not None:
+                self.begin_work()  # here, not when it wakes: in between it would seem parked
+                slot.release()
+            if self.ordered:
+                return
+            line.popleft()
         if self.barrier is not None and len(self.window) == 1:
             self.needed = True
+
+    def count_out(self, slot: Burst, number: int) -> None:
+        """Count results that have been given, or dropped because nobody wants them."""
+        self.items -= number
+        self.step.tally.done += number
 
     def drop_unwanted(self) -> None:
         for slot in self.window:
             if isinstance(slot, Burst) and slot.out:
-                self.step.tally.done += len(slot.out)
-                self.items -= len(slot.out)
+                self.count_out(slot, len(slot.out))
         super().drop_unwanted()

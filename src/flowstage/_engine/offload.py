@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from operator import length_hint
+from operator import attrgetter, length_hint
 from time import perf_counter
 from types import CoroutineType
 from typing import Any
@@ -220,6 +220,9 @@ async def at_place(place: Threads, work: Callable[..., Any], *args: Any) -> Any:
         seat.leave()
 
 
+_number = attrgetter("number")
+
+
 class Offload(Pool):
     """A stage whose calls run in threads.
 
@@ -334,6 +337,20 @@ class Offload(Pool):
         most = min(most, int(SLICE / self.pace)) if self.pace else 1
         return max(1, min(most, MOST_IN_A_CALL))
 
+    def take(self) -> Slot | None:
+        slot = super().take()
+        if slot is not None:
+            slot.number = self.inlet.taken
+        return slot
+
+    def hand_back(self, slots: Sequence[Slot]) -> None:
+        """Have slots that a call has not begun taken up before everything younger.
+
+        Else all workers might read long items, each waiting for its turn behind something that was
+        handed back and that none of them is left to do.
+        """
+        self.undone = deque(sorted((*slots, *self.undone), key=_number))
+
     def take_batch(self, seat: Seat) -> list[Slot]:
         """Take a share of what is waiting."""
         most = self.share(seat)
@@ -431,7 +448,7 @@ class Offload(Pool):
             await self.note(slot, result, error)
             self.finish(slot)
         if len(answers) < len(batch):
-            self.undone.extendleft(reversed(batch[len(answers) :]))
+            self.hand_back(batch[len(answers) :])
 
     async def flat_batch_in_thread(self, batch: list[Slot], seat: Seat, seen: int) -> None:
         """Make the values of a batch in one time slice; an item that has more is read to its end."""
@@ -454,7 +471,7 @@ class Offload(Pool):
         last = answers.pop() if answers and answers[-1][1] is not None else None
         if not self.stale(seen):
             begun = len(answers) + (last is not None)
-            self.undone.extendleft(reversed(batch[begun:]))
+            self.hand_back(batch[begun:])
             for slot, (values, _, error) in zip(batch, answers, strict=False):
                 if error is not None:
                     error = await own_error(error, self.frame, self.step.name)
@@ -488,6 +505,10 @@ class Offload(Pool):
         if error is not None:
             self.note_failed(slot, CallFailed(error, slot.attempts))
         self.finish(slot)
+
+    def put_up(self, slot: Slot, values: list[Any]) -> list[Any]:
+        """Make of values that came of an item what waits in its slot to be given."""
+        return [slot.envelope.child(value) for value in values]
 
     def finish(self, slot: Slot) -> None:
         """Let a slot leave as soon as it is its turn."""
@@ -727,7 +748,7 @@ class Offload(Pool):
                 if values:
                     seat.leave()
                     try:
-                        await self.offer(slot, [envelope.child(value) for value in values], seen)
+                        await self.offer(slot, self.put_up(slot, values), seen)
                     finally:
                         await seat.take_back()
                 if not more:
@@ -765,14 +786,22 @@ def begin_iterator(
 ) -> tuple[Iterator[Any] | None, BaseException | None]:
     """Call the function of a `flat_map` and make an iterator of what it gives. Runs in a thread."""
     try:
-        values = call(envelope)
-        if hasattr(values, "__aiter__") or inspect.iscoroutine(values):
-            if inspect.iscoroutine(values):
-                values.close()
-            raise TypeError("a flat_map in threads takes a plain function giving a plain iterable")
-        return iter(values), None
+        return iterator_of(call(envelope)), None
     except BaseException as error:  # carried to the loop, where the guard looks at it
         return None, error
+
+
+def iterator_of(values: Any) -> Iterator[Any]:
+    """Make an iterator of what the function of a `flat_map` gave.
+
+    Raises:
+        TypeError: it is no plain iterable.
+    """
+    if hasattr(values, "__aiter__") or inspect.iscoroutine(values):
+        if inspect.iscoroutine(values):
+            values.close()
+        raise TypeError("a flat_map in threads takes a plain function giving a plain iterable")
+    return iter(values)
 
 
 def close_quietly(iterator: Any) -> None:
