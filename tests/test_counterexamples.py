@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -274,3 +275,63 @@ async def test_threads_whose_function_becomes_slow_hand_back_what_is_done() -> N
             async for _ in run:
                 times.append(time.perf_counter())
     assert max(times[at + 1] - times[at] for at in range(len(times) - 1)) < 1.0
+
+
+async def test_a_filter_in_a_thread_that_gives_a_coroutine_fails() -> None:
+    """A coroutine has a truth, but it is no answer: it is refused as the result of any function is."""
+
+    async def keep(number: int) -> bool:
+        return number > 0
+
+    flow = source(range(WARM)).filter(lambda number: keep(number), on=Threads(1))
+    with soon(), pytest.raises(TypeError, match="coroutine in a thread"):
+        await flow.collect()
+
+
+async def test_an_interrupt_does_not_end_a_blocking_source_that_asks_whether_to_stop() -> None:
+    """A pull in a thread is not told to stop because what it gave before cannot enter."""
+    going = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield from range(5)
+        while not going.wait(0.01):
+            anyio.from_thread.check_cancelled()
+        yield 5
+        raise LookupError("the source")
+
+    results: list[int] = []
+    with soon(), pytest.raises(LookupError, match="the source"):
+        async with source(numbers, on=Threads(1)).open(buffer=1) as run:
+            await anyio.sleep(0.1)
+            run.interrupt()
+            going.set()
+            async for number in run:
+                results.append(number)
+    assert results in ([], [5])  # an error may come before what stands in front of it is read
+
+
+async def test_a_cancelled_reader_makes_room_for_another() -> None:
+    """Whatever keeps a cancelled `async for` alive, another task may go on reading."""
+    kept: list[Any] = []
+
+    async def read(run: Any, scope: anyio.CancelScope) -> None:
+        with scope:
+            kept.append(reading := run.__aiter__())
+            async for number in reading:
+                results.append(number)
+
+    results: list[int] = []
+    with soon():
+        async with Input[int]().map(str).map(int).open() as run:
+            for number in range(30):
+                scope = anyio.CancelScope()
+                async with anyio.create_task_group() as group:
+                    group.start_soon(read, run, scope)
+                    await settle(number % 4)
+                    run.send_nowait(number)
+                    await settle(number % 7)
+                    scope.cancel()
+            run.finish()
+            async for number in run:
+                results.append(number)
+    assert results == list(range(30))

@@ -160,8 +160,13 @@ class _Reading(AsyncIterator[Any]):
     async def _next(self) -> Any:
         """Wait for the next thing. While there is one to take, which task asks matters to nobody."""
         output = self.output
-        await output.turn()
-        thing = await output.next_thing()
+        self.over = False
+        try:
+            await output.turn()
+            thing = await output.next_thing()
+        except BaseException:  # a cancelled `async for` is over, and who knows what keeps it alive
+            self.over = True
+            raise
         if thing is EMPTY:
             self.over = True
             raise StopAsyncIteration
