@@ -112,8 +112,7 @@ class CallStep(Step):
                     await self.hooks.after(value, None, error, envelope.context)
                 raise CallFailed(error, failures) from None
             self.tally.retries += 1
-            if (delay := retry.wait(failures)) > 0:
-                await sleep(delay)
+            await sleep(retry.wait(failures))  # of 0 s: a turn for others, however many tries
         if self.hooks is not None:
             self.frame.epoch.check(seen)
             await self.hooks.after(value, result, None, envelope.context)

@@ -563,7 +563,7 @@ class Offload(Pool):
             seat.leave()
             with self.frame.epoch.work():
                 await hooks.before(item, envelope.context)
-            await seat.take_back()
+                await seat.take_back()
         while not self.stale(seen):
             result, error = await self.attempt(slot, seat, seen)
             if self.stale(seen):
@@ -574,7 +574,8 @@ class Offload(Pool):
                 break
             slot.attempts += 1
             step.tally.retries += 1
-            await seat.rest(retry.wait(slot.attempts - 1))
+            with self.frame.epoch.work():
+                await seat.rest(retry.wait(slot.attempts - 1))
         if self.stale(seen):
             return
         if slot.finished:
