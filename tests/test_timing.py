@@ -310,7 +310,7 @@ async def test_where_the_time_goes() -> None:
     first, second, third = (await times_of(flow, range(3))).items
     for item, low in ((first, 0.02), (second, 0.005), (third, 0.005)):
         assert low * 0.9 <= item.stages["slow"].computation
-    assert first.stages["slow"].transmission < 0.01
+    assert first.stages["slow"].transmission < second.stages["slow"].transmission
     assert second.stages["slow"].transmission > 0.01  # for its turn
     assert third.stages["slow"].transmission > 0.01
 
@@ -320,7 +320,7 @@ async def test_where_the_time_goes() -> None:
         async for _ in run:
             pass
     first, second = check_times(run.report().timing).items
-    assert first.stages["inc"].transmission < 0.01
+    assert first.stages["inc"].transmission < second.stages["inc"].transmission
     assert second.stages["inc"].transmission > 0.01  # for room
 
 
