@@ -70,11 +70,12 @@ class Graph:
         if not flows and not named:
             raise GraphError("a graph needs at least one flow to end it")
         ends: dict[str, Port] = {}
-        for flow in (*flows, *named.values()):
-            if not isinstance(getattr(flow, "_port", None), Port):
-                hint = "; write Graph(**flows)" if isinstance(flow, Mapping) else ""
-                hint = "; write Graph(*flows)" if isinstance(flow, (list, tuple)) else hint
-                raise TypeError(f"a graph is made of flows, not {safe_repr(flow)}{hint}")
+        given: tuple[Any, ...] = (*flows, *named.values())
+        for thing in given:
+            if not isinstance(getattr(thing, "_port", None), Port):
+                hint = "; write Graph(**flows)" if isinstance(thing, Mapping) else ""
+                hint = "; write Graph(*flows)" if isinstance(thing, (list, tuple)) else hint
+                raise TypeError(f"a graph is made of flows, not {safe_repr(thing)}{hint}")
         for flow in flows:
             name = label = flow._port.node.stage.name
             number = 1

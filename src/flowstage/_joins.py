@@ -23,10 +23,11 @@ E = TypeVar("E")
 
 
 def _ports(verb: str, flows: tuple[Flow[Any, Any], ...]) -> tuple[Port, ...]:
-    for flow in flows:
-        if not isinstance(flow, Flow):
-            hint = f"; write {verb}(*flows)" if isinstance(flow, (list, tuple)) else ""
-            raise TypeError(f"{verb}() takes flows, not {safe_repr(flow)}{hint}")
+    given: tuple[Any, ...] = flows
+    for thing in given:
+        if not isinstance(thing, Flow):
+            hint = f"; write {verb}(*flows)" if isinstance(thing, (list, tuple)) else ""
+            raise TypeError(f"{verb}() takes flows, not {safe_repr(thing)}{hint}")
     if not flows:
         raise GraphError(f"{verb}() needs at least one flow")
     ports = tuple(flow._port for flow in flows)

@@ -6,8 +6,8 @@
 * `assert_no_leaks` fails when a block leaves a task, thread, stream or async generator behind.
 * `shuffled` gives an event loop whose order of tasks a seed decides; `explore` runs a scenario under many.
 
-None of them relies on sleeping. What they wait for they wait for with a limit, on the event loop's clock, so that a
-test that cannot pass says why and does not hang.
+None of them relies on sleeping. What they wait for they wait for with a limit, on the event loop's
+clock, so that a test that cannot pass says why and does not hang.
 """
 
 from __future__ import annotations
