@@ -350,9 +350,11 @@ async def test_a_single_seat_held_by_an_old_thread_is_no_deadlock() -> None:
 
 async def test_a_generator_in_a_thread_that_waits_to_give_is_let_go() -> None:
     """A flat_map in a thread that waits for room is freed, its generator closed, its worker works on."""
+    opened: list[int] = []
     closed: list[int] = []
 
     def many(item: int) -> Any:
+        opened.append(item)
         try:
             for number in range(5000):
                 yield (item, number)
@@ -360,13 +362,14 @@ async def test_a_generator_in_a_thread_that_waits_to_give_is_let_go() -> None:
             closed.append(item)
 
     for concurrency in (1, 2):
+        opened.clear()
         closed.clear()
         with soon():
             flow = Input[int]().flat_map(many, on=Threads(2), concurrency=concurrency)
             async with flow.open(buffer=2) as run:
                 for number in range(3):
                     run.send_nowait(number) if number < 2 else await run.send(number)
-                while run.report().stage("many").given < 2:
+                while run.report().stage("many").given < 2 or len(opened) < concurrency:
                     await anyio.sleep(0.001)
                 await settle()
                 run.interrupt()
@@ -374,8 +377,8 @@ async def test_a_generator_in_a_thread_that_waits_to_give_is_let_go() -> None:
                 run.finish()
                 got = [item async for item in run]
                 assert got == [(7, number) for number in range(5000)]
-                assert closed[-1] == 7
-                assert len(closed) == concurrency + 1
+            assert sorted(closed) == sorted(opened)
+            assert len(closed) == concurrency + 1
         check_accounts(run.report(), over=True)
 
 

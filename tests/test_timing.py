@@ -309,7 +309,8 @@ async def test_where_the_time_goes() -> None:
     flow = Input[int]().map(slow, concurrency=3, name="slow")
     first, second, third = (await times_of(flow, range(3))).items
     for item, low in ((first, 0.02), (second, 0.005), (third, 0.005)):
-        assert low * 0.9 <= item.stages["slow"].computation
+        # uvloop counts in milliseconds: a sleep may end one early
+        assert low - 0.0015 <= item.stages["slow"].computation
     assert first.stages["slow"].transmission < second.stages["slow"].transmission
     assert second.stages["slow"].transmission > 0.01  # for its turn
     assert third.stages["slow"].transmission > 0.01
