@@ -42,6 +42,9 @@ from .laws.play import account
 from .laws.streams import Fail, Mark
 
 POLICIES = ("raise", "skip", "emit")
+Plans = Callable[[int], Iterable[tuple[Fault, ...]]]
+DEEP_SECONDS = 90.0
+"""A share of the ten minutes that the deep campaigns take together, for one backend and policy."""
 FEW = ("ordinary", "cancelled", "generator_exit", "end_of_stream")
 ENDS_OF_ITERATORS = ("stop_iteration", "stop_async_iteration")
 
@@ -276,7 +279,7 @@ def tried(
     backend: str,
     name: str,
     policy: str,
-    plans: Callable[[int], Iterable[tuple[Fault, ...]]],
+    plans: Plans,
     **settings: Any,
 ) -> Counter[str]:
     """Sweep one graph; give what came of it."""
@@ -331,13 +334,21 @@ def test_exits_go_through_bare(backend: str, error: str) -> None:
 def test_every_call_fails_with_everything(
     backend: str, policy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each error at each call, exits too, then two faults, then faults that last."""
+    """Each error at each call of each graph, exits too, then two faults, then faults that last.
+
+    Rounds of all graphs, as many as fit into the time; what was tried is printed.
+    """
     began, counts = time.monotonic(), Counter[str]()
-    for name in GRAPHS:
-        counts += tried(backend, name, policy, partial(single_faults, errors=[*ERRORS, *EXITS]))
-        counts += tried(backend, name, policy, partial(single_faults, errors=FEW), seed=3, lag=0.4)
-        counts += tried(backend, name, policy, partial(double_faults, gaps=(1, 2)))
-        counts += tried(backend, name, policy, lasting_faults)
+    campaigns: list[tuple[Plans, dict[str, Any]]] = [
+        (partial(single_faults, errors=[*ERRORS, *EXITS]), {}),
+        (lasting_faults, {}),
+        (partial(single_faults, errors=FEW), {"seed": 3, "lag": 0.4}),
+        (partial(double_faults, gaps=(1, 2)), {}),
+    ]
+    for plans, order in campaigns:
+        for name in GRAPHS:
+            if time.monotonic() - began < DEEP_SECONDS:
+                counts += tried(backend, name, policy, plans, **order)
     with capsys.disabled():
         spent = time.monotonic() - began
         print(f"\n{backend}, {policy}: {dict(counts)} in {spent:.0f} s")  # noqa: T201
