@@ -301,8 +301,8 @@ class _Values(Iterator[T]):
         self._book = faults._open(name)
 
     def __next__(self) -> T:
-        self._faults.hit(self._name)
         try:
+            self._faults.hit(self._name)  # planned or not, this is how an iterator ends
             value = next(self._values)
         except StopIteration:
             self._book.exhausted = True
@@ -334,7 +334,11 @@ class _AsyncValues(AsyncIterator[T]):
 
     async def __anext__(self) -> T:
         await anyio.lowlevel.checkpoint()
-        self._faults.hit(self._name)
+        try:
+            self._faults.hit(self._name)
+        except StopAsyncIteration:  # planned or not, this is how an iterator ends
+            self._book.exhausted = True
+            raise
         for value in self._values:
             self._book.values += 1
             return value
