@@ -230,7 +230,7 @@ def search(connection: sqlite3.Connection, word: str) -> Iterator[str]:
     if "fts5" in made_as:
         where, values = "definitions MATCH ? ORDER BY rank", (quoted,)
     else:
-        where, values = "name LIKE ?1 OR summary LIKE ?1 ORDER BY length(name)", (f"%{word}%",)
+        where, values = "name LIKE ? OR summary LIKE ? ORDER BY length(name)", (f"%{word}%",) * 2
     found = connection.execute(
         f"SELECT name, kind, path, line, summary FROM definitions WHERE {where} LIMIT 10", values
     )

@@ -140,6 +140,10 @@ class Part:
             found |= upper.above()
         return found
 
+    def feeders(self) -> set[Part]:
+        """The parts that what comes out here comes from."""
+        return self.above()
+
 
 @dataclass(eq=False)
 class Entry(Part):
@@ -439,10 +443,18 @@ class Failures(Part):
 
     def model(self, model: Model) -> Stream:
         model.stream(self.upper)
-        calls = [p for p in self.upper.above() if isinstance(p, Call)]
+        calls = self.calls()
         for call in calls:
             model.stream(call)
         return together([model.failures[call] for call in calls])
+
+    def calls(self) -> list[Call]:
+        """The stages whose failures come out here."""
+        return [part for part in self.upper.above() if isinstance(part, Call)]
+
+    def feeders(self) -> set[Part]:
+        """Not all that stands above: a source that only a join above has is not one of them."""
+        return set().union(*(call.above() for call in self.calls()))
 
 
 @dataclass(eq=False)

@@ -378,7 +378,7 @@ class Play:
             for log in self.world.logs.values():
                 sent += [(e, s.value) for e, s in log if isinstance(s, Sentinel)]
             mine: list[Any] = []  # of entries above this end, which had not ended when they gave it
-            for part in self.case.ends[number].above():
+            for part in self.case.ends[number].feeders():
                 if isinstance(part, Entry):
                     log = self.world.logs[part.name]
                     mine += [(e, s.value) for e, s in log if isinstance(s, Sentinel)]
