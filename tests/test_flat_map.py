@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from itertools import repeat
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Input, Threads
+from flowstage import Input, Threads, source
 
 from .accounts import check_accounts, settle, soon
 from .conftest import virtual_time
@@ -222,3 +223,29 @@ async def test_contexts_are_copied_for_each_value() -> None:
     with soon():
         await flow.collect([3], context={"who": "me"})
     assert seen == [{"who": "me"}] * 3
+
+
+async def test_one_item_that_gives_without_end_lets_others_run() -> None:
+    """However a `flat_map` or a `transform` is read, what never waits is made to."""
+
+    async def forever(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            while True:
+                yield item
+
+    async def endless(item: int) -> AsyncIterator[int]:
+        while True:
+            yield item
+
+    many = source([1])
+    for flow in (
+        many.flat_map(repeat),
+        many.flat_map(repeat).filter(lambda item: False),
+        many.flat_map(endless, concurrency=2),
+        many.flat_map(endless),
+        many.map(abs).map(abs, concurrency=2, on=Threads(2)).flat_map(repeat).map(str),
+        many.transform(forever),
+    ):
+        with soon(), anyio.move_on_after(0.05) as scope:
+            await flow.drain()
+        assert scope.cancelled_caught

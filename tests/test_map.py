@@ -183,7 +183,7 @@ async def test_an_async_function_that_never_waits_lets_others_run() -> None:
     ticks = 0
     for flow in (
         source(range(20_000)).map(quick),
-        source(range(20_000)).map(abs).map(abs),
+        source(range(400_000)).map(abs).map(abs),
         source(range(5_000)).map(quick, concurrency=4),
     ):
         with soon():

@@ -134,7 +134,7 @@ async def test_once_and_in_their_place(line: Line, buffer: int) -> None:
 
 
 async def test_results_do_not_see_them() -> None:
-    """`async for` over the run and `collect` pass over them; `read_into` too."""
+    """`async for` over the run and `collect` pass over them."""
     items = [1, Sentinel("a"), 2]
     assert await Input[Any]().map(abs).collect(items) == [1, 2]
     async with Input[Any]().map(abs).open(items) as run:

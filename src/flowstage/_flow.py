@@ -701,11 +701,8 @@ class Flow(Generic[In, Out_co]):
             >>> anyio.run(Input[int]().map(str).collect, [1, 2])
             ['1', '2']
         """
-        opening = self.open(source, context=context, **options)
-        opening.check_fed("collect")
         results: list[Any] = []
-        async with opening as run:
-            await run.read_into(results)
+        await self.open(source, context=context, **options).pour("collect", [results])
         return results
 
     async def call(
@@ -773,11 +770,7 @@ class Flow(Generic[In, Out_co]):
             1
             2
         """
-        opening = self.open(source, context=context, **options)
-        opening.check_fed("drain")
-        async with opening as run:
-            await run.drain()
-        return run.report()
+        return await self.open(source, context=context, **options).drain()
 
 
 class Input(Flow[T, T]):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterable, Iterable, Mapping, MutableSequence, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from anyio import create_task_group
 from attrs import frozen
 
 from ._draw import Drawing, kind_of
@@ -220,12 +220,9 @@ class Graph:
         Raises:
             GraphError: an `Input` was given no source.
         """
-        from_ends: dict[str, list[Any]] = {}
-        opening = self.open(source, **options)
-        opening.check_fed("collect")
-        async with opening as run:
-            await opening.gather_all(run, from_ends)
-        return from_ends
+        results: dict[str, list[Any]] = {name: [] for name in self._topology.ends}
+        await self.open(source, **options).pour("collect", list(results.values()))
+        return results
 
     async def drain(self, source: Any = None, **options: Any) -> Report:
         """Run to the end for its effects.
@@ -233,11 +230,7 @@ class Graph:
         Raises:
             GraphError: an `Input` was given no source.
         """
-        opening = self.open(source, **options)
-        opening.check_fed("drain")
-        async with opening as run:
-            await run.drain()
-        return run.report()
+        return await self.open(source, **options).drain()
 
 
 def check_source(verb: str, items: Any) -> None:
@@ -280,6 +273,7 @@ class Opening(Generic[In, Out_co]):
         self._plan = layout
         self._sources = sources
         self._options = options
+        self._pour: Sequence[MutableSequence[Any]] | None = None
         self._run: Run[In, Out_co] | None = None
 
     def __aiter__(self) -> Any:
@@ -290,7 +284,7 @@ class Opening(Generic[In, Out_co]):
     async def __aenter__(self) -> Run[In, Out_co]:
         if self._run is not None:
             raise RuntimeError("an opening is entered once; call open() again for another run")
-        live = Live(self._topology, self._plan, self._sources, **self._options)
+        live = Live(self._topology, self._plan, self._sources, pour=self._pour, **self._options)
         self._run = run = Run[In, Out_co](live)
         await run.enter()
         return run
@@ -304,7 +298,7 @@ class Opening(Generic[In, Out_co]):
         assert self._run is not None
         return await self._run.leave(exc)
 
-    def check_fed(self, verb: str) -> None:
+    def _check_fed(self, verb: str) -> None:
         """Refuse to wait for items that nobody will send.
 
         Raises:
@@ -317,17 +311,29 @@ class Opening(Generic[In, Out_co]):
                     f"pass one, or use open() and send"
                 )
 
-    async def gather_all(self, run: Run[In, Out_co], into: dict[str, list[Any]]) -> None:
-        """Read every end to its end, all at once."""
-        async with create_task_group() as group:
-            for name in self._topology.ends:
-                into[name] = []
-                group.start_soon(read_all, run, name, into[name])
+    async def pour(self, verb: str, lists: Sequence[MutableSequence[Any]]) -> Run[In, Out_co]:
+        """Run to the end and put what comes out at each end into a list.
 
+        What comes to an end leaves the run there and then: between the last stage and the list there
+        is no task, no edge to fill and nobody to wait for.
 
-async def read_all(run: Run[Any, Any], name: str, results: list[Any]) -> None:
-    """Read one end to its end; failures are put where they come."""
-    await run.output(name).read_into(results)
+        Args:
+            verb: what the user has called.
+            lists: one for each end, in their order.
+
+        Returns:
+            the run, which is over.
+        """
+        self._check_fed(verb)
+        self._pour = lists
+        async with self as run:
+            await run.read_into(lists)
+        return run
+
+    async def drain(self) -> Report:
+        """Run to the end, keep nothing of what comes out, give the report."""
+        run = await self.pour("drain", [deque[Any](maxlen=0) for _ in self._topology.ends])
+        return run.report()
 
 
 def single_end(port: Port) -> Graph:

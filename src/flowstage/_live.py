@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableSequence, Sequence
 from operator import itemgetter
 from time import perf_counter
 from typing import Any
@@ -34,7 +34,7 @@ from ._stats import Tally
 from ._still import Stillness
 from ._topology import Node, Topology
 from ._watch import Doorbell, Watch
-from ._wires import KINDS, Edge, Outlet, Overflowing, Rendezvous, timed
+from ._wires import KINDS, Edge, Outlet, Overflowing, Poured, Rendezvous, timed
 
 logger = logging.getLogger("flowstage")
 
@@ -55,8 +55,10 @@ class Live:
         observers: Sequence[Any],
         context: Mapping[str, Any] | None,
         close_timeout: float,
+        pour: Sequence[MutableSequence[Any]] | None = None,
     ) -> None:
         self.topology, self.plan = topology, plan
+        self.pour = pour  # where all that comes out at each end goes at once, if it is not read
         self.on_error: OnError = on_error
         self.timing = timing
         self.times = Times() if timing else None
@@ -120,12 +122,17 @@ class Live:
 
     def _make_edge(self, planned: PlannedEdge, source: str, target: str) -> Edge:
         kind = KINDS[planned.overflow] if planned.capacity else Rendezvous
+        into = None
+        if self.pour is not None and planned.target is None and planned.overflow == "block":
+            kind, into = Poured, self.pour[planned.slot]
         if self.times is not None and not self._stamps(planned):
             kind = timed(kind)
         edge = kind(source, target, planned.capacity, aligned=planned.edge.aligned)
         edge.is_entry = not planned.source.node.upstream
         if planned.target is None:
             edge.clocks = self.times
+        if isinstance(edge, Poured) and into is not None:
+            edge.into = into
         if isinstance(edge, Overflowing):
             node = planned.buffer or planned.target
             name = target if node is None else self.topology.names[node]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableSequence
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
@@ -69,10 +69,6 @@ class Output(Generic[T_co]):
         self._reader = ref(reading)
         return reading
 
-    def take(self) -> Any:
-        """Take what is there, or `EMPTY`. For `collect`, which takes bursts."""
-        return self._edge.take()
-
     def take_soon(self) -> Any:
         """Take what is there, or `EMPTY` if there is nothing or other tasks are due a turn."""
         edge = self._edge
@@ -89,7 +85,7 @@ class Output(Generic[T_co]):
         Raises:
             ClosedError: the run is over.
         """
-        edge, live = self._edge, self._live
+        edge, live, bell = self._edge, self._live, self._bell
         while True:
             if live.closed or edge.finished:
                 raise ClosedError(
@@ -108,17 +104,29 @@ class Output(Generic[T_co]):
             if live.cancelled:
                 await checkpoint_if_cancelled()
                 raise ClosedError("the run has failed or was cancelled")
-            await self._wait()
+            if bell.event is not None:
+                raise BusyResourceError(f"reading {self._name!r} of")
+            self._turns = 0  # whoever waits lets others have their turns
+            edge.reader = bell
+            if edge.capacity == 0:
+                edge.ring_writer()
+            wake = bell.begin()
+            try:
+                await wake
+            finally:
+                if bell.event is wake:
+                    bell.give_up()
+                if edge.reader is bell:
+                    edge.reader = None
 
-    async def read_into(self, results: list[Any]) -> None:
-        """Read to the end in bursts; failures are put where they come."""
-        edge, append = self._edge, results.append
-        thing = await self.next_thing()
-        while thing is not EMPTY:
+    async def read_into(self, results: MutableSequence[Any]) -> None:
+        """Read to the end; failures are put where they come."""
+        edge = self._edge
+        while (thing := await self.next_thing()) is not EMPTY:
             if type(thing) is Envelope:
-                append(thing.value)
+                results.append(thing.value)
             elif type(thing) is Fault:
-                append(thing.failure)
+                results.append(thing.failure)
             head = edge.refill()
             if type(head) is Bare and head:
                 results.extend(head)
@@ -126,27 +134,13 @@ class Output(Generic[T_co]):
                 head.clear()
                 edge.ring_writer()
             # Nobody puts anything in while this does not wait, so it is a burst and no more.
-            thing = edge.take() if edge.used else await self.next_thing()
 
-    async def _wait(self) -> None:
-        if self._bell.event is not None:
-            raise BusyResourceError(f"reading {self._name!r} of")
-        edge = self._edge
-        self._turns = 0  # whoever waits lets others have their turns
-        edge.reader = self._bell
-        if edge.capacity == 0:
-            edge.ring_writer()
-        try:
-            await self._bell.wait()
-        finally:
-            if edge.reader is self._bell:
-                edge.reader = None
-
-    async def turn(self) -> None:
-        """Let other tasks have a turn, before anything is taken."""
-        if self._turns >= _TURN - 1:
+    def due(self) -> bool:
+        """Tell whether other tasks are due a turn, before anything is taken; it counts as had."""
+        due = self._turns >= _TURN - 1
+        if due:
             self._turns = 0
-            await checkpoint()
+        return due
 
 
 class _Reading(AsyncIterator[Any]):
@@ -162,7 +156,8 @@ class _Reading(AsyncIterator[Any]):
         output = self.output
         self.over = False
         try:
-            await output.turn()
+            if output.due():
+                await checkpoint()
             thing = await output.next_thing()
         except BaseException:  # a cancelled `async for` is over, and who knows what keeps it alive
             self.over = True

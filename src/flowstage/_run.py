@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, MutableMapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    MutableMapping,
+    MutableSequence,
+    Sequence,
+)
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from anyio import (
+    WouldBlock,
     create_task_group,
     current_time,
     get_cancelled_exc_class,
@@ -111,9 +119,15 @@ class Run(Generic[In, Out_co]):
         names = ", ".join(repr(name) for name in ends)
         raise GraphError(f"{safe_repr(which)} is no end of this graph; its ends are {names}")
 
-    async def read_into(self, results: list[Any]) -> None:
-        """Read to the end in bursts; failures are put where they come. For `collect`."""
-        await self._only().read_into(results)
+    async def read_into(self, lists: Sequence[MutableSequence[Any]]) -> None:
+        """Read every end to its end, into a list of its own; failures are put where they come."""
+        if len(lists) == 1:
+            await self._outputs[0].read_into(lists[0])
+            return
+        # All at once: one that is read later would fill up and hold up what the others wait for.
+        async with create_task_group() as group:
+            for output, into in zip(self._outputs, lists, strict=True):
+                group.start_soon(output.read_into, into)
 
     # -- feeding --------------------------------------------------------------------------------
 
@@ -136,9 +150,10 @@ class Run(Generic[In, Out_co]):
             TypeError: the item is a `Sentinel`; use `send_sentinel`.
         """
         entry = self._entry(to)
-        envelope = self._envelope(entry, item, context)
+        envelope = self._envelope(item, context)
         await checkpoint_if_cancelled()
-        await entry.send(envelope)
+        if not entry.place(envelope):
+            await entry.wait_place(envelope)
 
     def send_nowait(
         self, item: In, *, to: Any = None, context: MutableMapping[str, Any] | None = None
@@ -150,7 +165,8 @@ class Run(Generic[In, Out_co]):
             ClosedError, GraphError, TypeError: as for `send`.
         """
         entry = self._entry(to)
-        entry.send_nowait(self._envelope(entry, item, context))
+        if not entry.place(self._envelope(item, context)):
+            raise WouldBlock
 
     async def feed(self, source: Iterable[In] | AsyncIterable[In], *, to: Any = None) -> None:
         """Send everything that a source gives; the input stays open for more.
@@ -182,7 +198,9 @@ class Run(Generic[In, Out_co]):
             return
         entry.check_open()
         await checkpoint_if_cancelled()
-        await entry.send(self._envelope(entry, item, None))
+        envelope = self._envelope(item, None)
+        if not entry.place(envelope):
+            await entry.wait_place(envelope)
 
     def finish(self, *, to: Any = None) -> None:
         """Take no more input; what was accepted is still processed. Calling it again is fine.
@@ -231,9 +249,7 @@ class Run(Generic[In, Out_co]):
         if all(ticket.state == "refused" for _, ticket in tickets):
             raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
 
-    def _envelope(
-        self, entry: InputRunner, item: Any, context: MutableMapping[str, Any] | None
-    ) -> Envelope:
+    def _envelope(self, item: Any, context: MutableMapping[str, Any] | None) -> Envelope:
         if type(item) is Sentinel:
             raise TypeError("a Sentinel is not an item; use run.send_sentinel(value)")
         return self._live.envelope(item, context)
@@ -412,7 +428,8 @@ class Run(Generic[In, Out_co]):
 async def _read_away(output: Output[Any]) -> None:
     """Read an output to its end and keep nothing."""
     while await output.next_thing() is not EMPTY:
-        await output.turn()
+        if output.due():
+            await checkpoint()
 
 
 def _withdraw(tickets: list[tuple[Any, Ticket]]) -> None:

@@ -64,17 +64,28 @@ class Bell:
 
     async def wait(self) -> None:
         """Wait for the next `ring`."""
-        self.event = event = self.make_wake()
+        wake = self.begin()
+        try:
+            await wake
+        finally:
+            if self.event is wake:
+                self.give_up()
+
+    # The two halves of `wait`, for the few places where every item pays for one more coroutine.
+
+    def begin(self) -> Wake:
+        """Begin to wait: give what has to be awaited at once."""
+        self.event = wake = self.make_wake()
         watch = self.watch
         watch.parked += 1
         if watch.parked == watch.tasks:
             watch.look()
-        try:
-            await event
-        finally:
-            if self.event is event:  # cancelled before anybody rang
-                self.event = None
-                watch.parked -= 1
+        return wake
+
+    def give_up(self) -> None:
+        """Wait no more: the wait was cancelled before anybody rang."""
+        self.event = None
+        self.watch.parked -= 1
 
 
 class Doorbell(Bell):
@@ -89,11 +100,10 @@ class Doorbell(Bell):
             if not event.done():
                 event.set_result(None)
 
-    async def wait(self) -> None:
-        self.event = event = self.make_wake()
+    def begin(self) -> Wake:
+        self.event = wake = self.make_wake()
         self.watch.look()  # the last one that could move may just have begun to wait
-        try:
-            await event
-        finally:
-            if self.event is event:
-                self.event = None
+        return wake
+
+    def give_up(self) -> None:
+        self.event = None

@@ -28,7 +28,7 @@ Rules that hold everywhere:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from typing import Any
 
 from anyio import BrokenResourceError, create_memory_object_stream
@@ -43,6 +43,9 @@ class Bare(deque[Any]):
 
     __slots__ = ()
 
+
+POURED_AT_ONCE = 1 << 30
+"""How much room an end has that is read in one go: more than any burst asks for."""
 
 EMPTY: Any = type("Empty", (), {"__repr__": lambda self: "<empty>"})()
 """What `Edge.take` gives when there is nothing to take."""
@@ -396,6 +399,58 @@ class Rendezvous(Boxed):
 
     def room(self, thing: Any) -> bool:
         return self.reader is not None and not self.used
+
+
+class Poured(Edge):
+    """An end that is read in one go: what comes leaves the run at once, into a list.
+
+    It never holds anything, so it is never full and whoever gives to it never waits here; every loop
+    that gives therefore has to let others have a turn by itself.
+
+    Attributes:
+        into: the list.
+    """
+
+    __slots__ = ("into",)
+
+    into: MutableSequence[Any]
+
+    def put(self, thing: Any) -> bool:
+        if self.finished:
+            raise Enough
+        if type(thing) is Envelope:
+            self.into.append(thing.value)
+        elif type(thing) is Fault:
+            self.into.append(thing.failure)
+        self.total += 1
+        self.taken += 1
+        return True
+
+    def put_value(self, value: Any) -> bool:
+        if self.finished:
+            raise Enough
+        self.into.append(value)
+        self.total += 1
+        self.taken += 1
+        return True
+
+    def put_values(self, values: Sequence[Any]) -> None:
+        self.into.extend(values)
+        self.total += len(values)
+        self.taken += len(values)
+
+    def put_envelopes(self, envelopes: Sequence[Envelope]) -> None:
+        self.put_values([envelope.value for envelope in envelopes])
+
+    def note_mark(self, mark: Mark) -> None:
+        super().note_mark(mark)
+        self.took(mark)
+
+    def space(self) -> int:
+        return POURED_AT_ONCE
+
+    def room(self, thing: Any) -> bool:
+        return True
 
 
 class Lossy(Boxed):

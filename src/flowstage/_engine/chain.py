@@ -122,6 +122,7 @@ class Chain(Runner):
         item, context = envelope.value, envelope.context
         last = index + 1 == len(self.calls)
         failures = count = 0
+        end = perf_counter() + LONGEST_TURN
         if hooks is not None:
             await hooks.before(item, context)
             self.check()
@@ -136,6 +137,10 @@ class Chain(Runner):
                     await self.process(envelope.child(value), index + 1)
                     tally.given += last
                     self.at = index
+                    if perf_counter() > end:  # one item may give values without end
+                        await checkpoint()
+                        self.check()
+                        end = perf_counter() + LONGEST_TURN
                 break
             except CallFailed as failed:
                 self.check()
@@ -527,7 +532,7 @@ class Chain(Runner):
                 broken = self.through(what, number, now)
 
     async def burst_async(self, inlet: Edge) -> None:
-        """Process what is there, for one turn, one by one: the first function is async.
+        """Process what comes, one by one, until the input has ended: the first function is async.
 
         One tight loop, longer than it should be, because each line is paid for by every item.
         """
@@ -538,13 +543,16 @@ class Chain(Runner):
             self.prepared = (self.outlet.put_value, first, first.fn, pairs, timed, self.frame.epoch)
         put_value, first, fn_of_first, pairs, timed, epoch = self.prepared
         head, seen, until_sample = inlet.head, self.seen, self.until_sample
-        began = perf_counter()
-        for turn in range(MOST_IN_A_TURN):
+        turn, began = 0, perf_counter()
+        while True:
             if not head:
-                head = inlet.refill()
-                if not head:
+                while not inlet.total - inlet.taken - inlet.flushed:
                     self.until_sample = until_sample
-                    return
+                    if inlet.ended:
+                        return
+                    await self.wait_item()
+                    turn, began = 0, self.woke
+                head = inlet.refill()
             value = head.popleft()
             inlet.taken += 1
             if inlet.writer is not None:
@@ -553,6 +561,10 @@ class Chain(Runner):
                 if type(value) is not Envelope:
                     inlet.took(value)
                     await self.pass_mark(value)
+                    self.until_sample = until_sample
+                    if turn_over(turn := turn + 1, began):
+                        await self.rest()
+                        turn, began = 0, perf_counter()
                     continue
                 value = value.value
             step, given = first, value
@@ -576,22 +588,26 @@ class Chain(Runner):
             except BaseException as error:
                 self.until_sample = until_sample
                 await self.failed_fast(step, given, error)
-                return
+                if turn_over(turn := turn + 1, began):
+                    await self.rest()
+                    turn, began = 0, perf_counter()
+                continue
             if seen != epoch.number:
                 self.check()
+            turn += 1
             try:
-                if put_value(value):
-                    if turn & 15 or perf_counter() - began < LONGEST_TURN:
-                        continue
-                    break
+                placed = put_value(value)
             except Enough:
-                pass  # `give` finds out whether the failures are still wanted
-            self.at = len(pairs)
-            if not await self.give(Envelope(value), self.outlet):
-                self.unwanted += 1
-        self.until_sample = until_sample
-        await checkpoint()
-        self.check()
+                placed = False  # `give` finds out whether the failures are still wanted
+            if not placed:
+                self.at = len(pairs)
+                if not await self.give(Envelope(value), self.outlet):
+                    self.unwanted += 1
+            elif (turn & 15 and until_sample) or not turn_over(turn, began):
+                continue  # the time of calls that have been slow is looked at after each
+            self.until_sample = until_sample
+            await self.rest()
+            turn, began = 0, perf_counter()
 
     async def timed(self, step: CallStep, value: Any) -> Any:
         """Call an async function and count how long it took, for itself and its like."""
@@ -617,6 +633,11 @@ class Chain(Runner):
         envelope = Envelope(item) if came is None else came
         envelope.value = item
         await self.drop(step, envelope, CallFailed(error, 1))
+
+    async def rest(self) -> None:
+        """Let other tasks have a turn."""
+        await checkpoint()
+        self.check()
 
     # -- accounts -------------------------------------------------------------------------------
 
@@ -662,6 +683,11 @@ class Chain(Runner):
             drops = tally.filtered + tally.skipped + tally.failed + tally.discarded
             entered -= drops + (in_hand if number == holder else 0)
             tally.done = tally.given = entered
+
+
+def turn_over(count: int, began: float) -> bool:
+    """Tell whether other tasks are due a turn, after so many items since a moment."""
+    return count >= MOST_IN_A_TURN or perf_counter() - began > LONGEST_TURN
 
 
 def timed_plain(step: CallStep) -> Callable[[Any], Any]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from anyio import Event, create_task_group, get_cancelled_exc_class, sleep
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._envelope import HOLE, Barrier, Envelope, Failure, Mark, Sentinel
 from .._epoch import Flushed
@@ -31,7 +31,7 @@ from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, sentinel_given
 from .chain import close_values, open_values, pull
-from .runner import Frame, Runner, Step, Stopped, own_error, policy_of
+from .runner import LONGEST_TURN, Frame, Runner, Step, Stopped, own_error, policy_of
 from .values import DONE
 
 
@@ -471,6 +471,7 @@ class Pool(Runner):
         failures = 0
         slot.out = deque()
         error: BaseException | None = None
+        end = perf_counter() + LONGEST_TURN
         while True:
             source = None
             try:
@@ -478,6 +479,9 @@ class Pool(Runner):
                 while (value := await pull(step, source, envelope)) is not DONE:
                     slot.count += 1
                     await self.offer(slot, (envelope.child(value),), seen)
+                    if perf_counter() > end:  # one item may give values without end
+                        await checkpoint()
+                        end = perf_counter() + LONGEST_TURN
                 break
             except CallFailed as failed:
                 failures += 1

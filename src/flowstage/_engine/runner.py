@@ -144,6 +144,7 @@ class Runner:
         self.seen = 0
         self.waits = ""
         self.waits_at: Sequence[Edge] = ()
+        self.woke = 0.0  # when it last had to wait no longer for an item
         self.started: float | None = None
         self.ended: float | None = None
         self.scope: CancelScope | None = None
@@ -253,18 +254,22 @@ class Runner:
             if len(inlets) == 1:  # the usual case, without another coroutine in between
                 (edge,) = inlets
                 if not edge.total - edge.taken - edge.flushed:
-                    edge.reader = self.bell
+                    bell = edge.reader = self.bell
                     if edge.capacity == 0:
                         edge.ring_writer()
+                    wake = bell.begin()
                     try:
-                        await self.bell.wait()
+                        await wake
                     finally:
                         edge.reader = None
+                        if bell.event is wake:
+                            bell.give_up()
             else:
                 await wait_any(inlets, self.bell)
         finally:
             self.waits = ""
-            self.steps[0].tally.waiting += perf_counter() - began
+            self.woke = perf_counter()
+            self.steps[0].tally.waiting += self.woke - began
         if self.seen != self.frame.epoch.number:
             raise Flushed
 

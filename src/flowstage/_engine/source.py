@@ -37,7 +37,6 @@ from typing import Any
 from anyio import (
     CancelScope,
     Event,
-    WouldBlock,
     get_cancelled_exc_class,
     get_current_task,
     move_on_after,
@@ -254,38 +253,22 @@ class EntryRunner(Chain):
 class InputRunner(EntryRunner):
     """A push input: `send` places items itself while there is room, the pump does the rest."""
 
-    def envelope(self, item: Any, context: Any = None) -> Envelope:
-        """Put an item into an envelope.
+    def place(self, envelope: Envelope) -> bool:
+        """Place an item now; tell whether there was room, and nobody in line.
 
         Raises:
-            TypeError: the item is a sentinel.
-        """
-        if type(item) is Sentinel:
-            raise TypeError("a Sentinel is not an item; use run.send_sentinel(value)")
-        return Envelope(item, context)
-
-    def send_nowait(self, envelope: Envelope) -> None:
-        """Place an item now.
-
-        Raises:
-            WouldBlock: there is no room, or others wait already.
             ClosedError: the input takes no more.
         """
         self.check_open()
+        if self.line.tickets:
+            return False
         try:
-            if self.line.tickets or not self.outlet.put(envelope):
-                raise WouldBlock
+            return self.outlet.put(envelope)
         except Enough:
             raise self._closed() from None
 
-    async def send(self, envelope: Envelope) -> None:
-        """Place an item, waiting in line for room."""
-        self.check_open()
-        try:
-            if not self.line.tickets and self.outlet.put(envelope):
-                return
-        except Enough:
-            raise self._closed() from None
+    async def wait_place(self, envelope: Envelope) -> None:
+        """Wait in line for room."""
         ticket = self.line.join(envelope)
         ticket.task = get_current_task().id
         try:

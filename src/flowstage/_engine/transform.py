@@ -22,7 +22,7 @@ from .._errors import NO_ITEM
 from .._stages import MAIN, TransformStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import sentinel_given
-from .runner import MOST_IN_A_TURN, Frame, Runner, Step, Stopped, own_error
+from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, Stopped, own_error
 from .values import DONE, Values, read
 
 
@@ -108,10 +108,15 @@ class TransformRunner(Runner):
         values: Values | None = None
         try:
             values = await self.guarded_open(items)
+            end = perf_counter() + LONGEST_TURN
             while (value := await self.guarded_next(values)) is not DONE:
                 self.check()
                 await self.give(self.frame.joined(value, self.parts()), outlet)
                 self.tally.given += 1
+                if perf_counter() > end:  # it may give results without end, and never wait
+                    await checkpoint()
+                    self.check()
+                    end = perf_counter() + LONGEST_TURN
                 if self.last is not None:
                     self.resumed = perf_counter()
         finally:
