@@ -104,7 +104,8 @@ class Output(Generic[T_co]):
             if live.cancelled:
                 await checkpoint_if_cancelled()
                 raise ClosedError("the run has failed or was cancelled")
-            if bell.event is not None:
+            other = bell.event
+            if other is not None:
                 raise BusyResourceError(f"reading {self._name!r} of")
             self._turns = 0  # whoever waits lets others have their turns
             edge.reader = bell
