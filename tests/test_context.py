@@ -585,3 +585,21 @@ async def test_a_context_has_to_be_a_mapping() -> None:
         with pytest.raises(TypeError, match="context must be a mapping"):
             async with flow.open(context=wrong):  # type: ignore[arg-type]
                 raise AssertionError
+
+
+@pytest.mark.parametrize("options", [{}, {"on": Threads(1)}, {"on": Threads(2), "timeout": 9}])
+async def test_each_value_has_the_context_as_it_was_when_it_was_made(
+    options: dict[str, Any],
+) -> None:
+    """A thread makes several values at once, and its function may change the context in between."""
+
+    def count(item: int, context: Any) -> Iterator[int]:
+        for number in range(3):
+            context["number"] = number
+            yield number
+
+    def seen(value: int, context: Any) -> tuple[int, int]:
+        return value, context["number"]
+
+    flow = Input[int]().flat_map(count, pass_context=True, **options).map(seen, pass_context=True)
+    assert await flow.collect([1], timing=True) == [(0, 0), (1, 1), (2, 2)]

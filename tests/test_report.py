@@ -264,6 +264,49 @@ async def test_an_idle_run_has_no_bottleneck() -> None:
         assert run.report().elapsed >= 0.009
 
 
+@pytest.mark.parametrize("items", [0, 1])
+async def test_who_waits_is_not_busy(items: int) -> None:
+    """A wait that goes on is counted as such: a report is often asked for in the middle of one."""
+
+    async def quick(item: int) -> int:
+        await checkpoint()
+        return item
+
+    flow = Input[int]("in").map(abs).map(quick).map(quick, concurrency=2).batch(9).map(str)
+    async with flow.open() as run:
+        for _ in range(items):
+            await run.send(1)
+        await settle()
+        first = run.report()
+        await anyio.sleep(0.2)
+        report = run.report()
+        for before, stage in zip(first.stages, report.stages, strict=True):
+            assert stage.busy - before.busy < 0.1, stage
+        for name in ("in", "quick", "quick-2", "batch"):
+            waited = report.stage(name).waiting - first.stage(name).waiting
+            assert waited > 0.1, (name, waited)
+        assert report.bottleneck is None
+
+
+@pytest.mark.parametrize("fused", [False, True])
+async def test_a_slow_source_sets_the_pace(fused: bool) -> None:
+    """It is busy while it is asked for the next item, whether or not a stage shares its task."""
+
+    async def ticks() -> AsyncIterator[int]:
+        for number in range(5):
+            await anyio.sleep(0.02)
+            yield number
+
+    async def quick(item: int) -> int:
+        return item
+
+    flow = source(ticks).map(abs) if fused else source(ticks).map(quick)
+    report = await flow.drain()
+    assert report.stage("ticks").busy > 0.09
+    assert report.bottleneck is not None
+    assert report.bottleneck.stage == "ticks"
+
+
 async def test_printed_and_as_a_dict() -> None:
     """A table with a row a stage; columns where nothing happened are left out."""
     report = await Input[int]().map(abs).filter(lambda item: item).drain(range(3))

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from flowstage import ClosedError, Input, Threads, source
+from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
 from .harness import no_leaks
@@ -528,3 +530,67 @@ async def test_a_discarded_generator_source_is_closed_by_nobody_else() -> None:
                 break
     assert len(tasks) == 2
     assert tasks[0] == tasks[1]
+
+
+def test_asyncio_shuts_down_while_a_thread_is_at_work() -> None:
+    """It cancels every task natively, and no shield holds against that: the thread is waited for."""
+    begun, done = threading.Event(), []
+
+    def slow(item: int) -> int:
+        begun.set()
+        time.sleep(0.05)
+        done.append(item)
+        return item
+
+    async def body() -> None:
+        async with Input[int]().map(slow, on=Threads(1)).open([1]) as run:
+            async for _ in run:
+                pass
+
+    async def main() -> None:
+        task = asyncio.create_task(body())
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        task.get_name()  # and nobody waits for it
+
+    asyncio.run(main())
+    assert done == [1]
+
+
+async def test_who_had_enough_is_not_warned(caplog: pytest.LogCaptureFixture) -> None:
+    """`take` says that the rest is not wanted, however much of it is under way."""
+
+    async def nap(item: int) -> int:
+        await anyio.sleep(0.001)
+        return item
+
+    for above in (
+        Input[int]().map(nap, concurrency=8),
+        Input[int]().map(nap),
+        Input[int]().map(abs, on=Threads(2)),
+        Input[int]().map(nap, concurrency=8, ordered=False).batch(2).flat_map(iter),
+    ):
+        assert len(await above.pipe(take, 3).collect(range(1000))) == 3
+        await above.pipe(take, 3).drain(range(1000))
+        async with above.pipe(take, 3).open(range(1000)) as run:
+            async for _ in run:
+                pass
+    assert not caplog.text
+
+
+async def test_a_reader_outside_the_block_is_told_why_it_ends() -> None:
+    """Neither a failure nor a cancellation: the block was left."""
+    told: list[str] = []
+
+    async def read(run: Any) -> None:
+        try:
+            async for _ in run:
+                pass
+        except ClosedError as error:
+            told.append(str(error))
+
+    async with anyio.create_task_group() as group:
+        async with Input[int]().map(same).open() as run:
+            group.start_soon(read, run)
+            await settle()
+    assert "block is being left" in told[0]

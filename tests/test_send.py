@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import ClosedError, Input, Sentinel
+from flowstage import ClosedError, Input, Sentinel, Threads
 
 from .accounts import check_accounts, settle, soon
 
@@ -239,3 +239,69 @@ async def test_without_waiting_others_have_their_turn() -> None:
 
             group.start_soon(send)
             assert [item async for item in run] == list(range(500))
+
+
+async def test_a_thread_that_waits_to_send_does_not_hold_up_the_end() -> None:
+    """The block waits for the thread, so the thread must not wait for the block: it is refused."""
+    token = anyio.lowlevel.current_token()
+    box: list[Any] = []
+    ended: list[BaseException] = []
+
+    def sends_in(item: int) -> int:
+        try:
+            while True:
+                anyio.from_thread.run(box[0].send, item, token=token)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    with soon():
+        async with Input[int]().map(sends_in, on=Threads(1)).open(buffer=1) as run:
+            box.append(run)
+            await run.send(0)
+            while len(run.explain().split("1 sender waits")) < 2:
+                await anyio.sleep(0.001)
+    (error,) = ended
+    assert isinstance(error, (ClosedError, anyio.get_cancelled_exc_class()))
+
+
+async def test_in_a_run_that_fails_a_waiting_send_is_cancelled() -> None:
+    """In the body the run's own cancellation is what happens; the root cause is what is raised."""
+
+    async def fail(item: int) -> int:
+        await settle()
+        raise LookupError(item)
+
+    with soon(), pytest.raises(LookupError):
+        async with Input[int]().map(fail).open(buffer=1) as run, anyio.create_task_group() as group:
+
+            async def wait_to_send() -> None:
+                await run.send(0)
+                await run.send(1)
+                await run.send(2)
+                with pytest.raises(anyio.get_cancelled_exc_class()):
+                    await run.send(3)
+                raise ValueError("on the way out")
+
+            group.start_soon(wait_to_send)
+            group.start_soon(anyio.sleep_forever)
+
+
+@pytest.mark.parametrize("name", ["interrupt", "finish", "send_nowait", "close"])
+async def test_calls_from_another_thread_are_refused_before_anything_happens(name: str) -> None:
+    """They would half happen: what they wake has to be woken in the event loop's thread."""
+    with soon():
+        async with Input[int]().map(str).open(buffer=5) as run:
+            await run.send(1)
+            await settle()
+            calls = {
+                "interrupt": run.interrupt,
+                "finish": run.finish,
+                "send_nowait": lambda: run.send_nowait(2),
+                "close": run.output("str").close,
+            }
+            with pytest.raises(RuntimeError, match=r"from_thread\.run_sync"):
+                await anyio.to_thread.run_sync(calls[name])
+            await anyio.to_thread.run_sync(anyio.from_thread.run_sync, lambda: run.send_nowait(3))
+            run.finish()
+            assert [item async for item in run] == ["1", "3"]

@@ -185,8 +185,8 @@ async def test_after_the_end() -> None:
 
 
 @virtual_time
-async def test_the_timeout_is_a_deadline_for_the_rest() -> None:
-    """What takes longer is cancelled; the block ends without an error."""
+async def test_the_timeout_is_a_deadline_for_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    """What takes longer is discarded, with a warning; the outputs end, and the block without an error."""
 
     async def slow(item: int) -> int:
         await anyio.sleep(10)
@@ -199,9 +199,39 @@ async def test_the_timeout_is_a_deadline_for_the_rest() -> None:
         await run.stop(timeout=35)
         async for item in run:
             got.append(item)
-    assert got == [0, 1, 2]
+        got.append(-1)  # the body is not cancelled: it may have more to do
+    assert got == [0, 1, 2, -1]
     assert anyio.current_time() - began == pytest.approx(35)
     check_accounts(run.report(), over=True)
+    assert "(timeout=35) was over with 87 accepted items inside" in caplog.text
+
+
+@virtual_time
+async def test_the_deadline_ends_what_would_go_on_for_ever() -> None:
+    """A transform that does not heed the end of its input; nobody reads meanwhile."""
+
+    async def forever(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        while True:
+            await anyio.sleep(1)
+            yield 0
+
+    async with Input[int]().transform(forever).open() as run:
+        await run.send(1)
+        await run.stop(timeout=100)
+        await run.stop(timeout=4)  # the later word counts
+        await anyio.sleep(50)
+        assert [item async for item in run] == []
+
+
+@virtual_time
+async def test_a_run_that_ends_in_time_is_not_touched(caplog: pytest.LogCaptureFixture) -> None:
+    """What has come out and is not read yet stays."""
+    async with Input[int]().map(same).open() as run:
+        await run.feed(range(9))
+        await run.stop(timeout=4)
+        await anyio.sleep(10)
+        assert [item async for item in run] == list(range(9))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), True, "1"])

@@ -6,7 +6,7 @@ from itertools import pairwise
 from time import perf_counter
 
 from ._draw import kind_of
-from ._engine import Runner
+from ._engine import Runner, SourceRunner
 from ._live import Live
 from ._report import Bottleneck, CallTimes, EdgeReport, Report, StageReport
 from ._stages import BufferStage
@@ -20,13 +20,15 @@ def report_of(live: Live) -> Report:
     now = perf_counter()
     elapsed = now - live.opened if live.elapsed is None else live.elapsed
     busy: dict[Tally, float] = {}
+    waits: dict[Tally, tuple[float, float]] = {}
     for runner in live.runners:
         runner.refresh()
         busy.update(_busy(runner, now))
+        waits.update(_waits(runner, now))
     for planned, edge in live.edges.items():
         if planned.buffer is not None:
             _count_buffer(live.tallies[planned.buffer], edge)
-    stages = tuple(_stage(node, live, elapsed, busy) for node in live.topology.nodes)
+    stages = tuple(_stage(node, live, elapsed, busy, waits) for node in live.topology.nodes)
     return Report(
         elapsed=elapsed,
         stages=stages,
@@ -39,8 +41,28 @@ def report_of(live: Live) -> Report:
     )
 
 
+def _waits(runner: Runner, now: float) -> dict[Tally, tuple[float, float]]:
+    """Give the seconds that its first stage has waited and its last one was blocked, until now."""
+    first, last = runner.steps[0].tally, runner.steps[-1].tally
+    blocked = runner.waits == "output"
+    waits_now = runner.ended is None and (blocked or (bool(runner.waits) and not runner.at_work()))
+    going_on = now - runner.since if waits_now else 0.0
+    waits = {last: (last.waiting, last.blocked)}
+    waits[first] = (first.waiting + (0.0 if blocked else going_on), first.blocked)
+    waits[last] = (waits[last][0], last.blocked + (going_on if blocked else 0.0))
+    return waits
+
+
 def _busy(runner: Runner, now: float) -> dict[Tally, float]:
-    """Share a runner's time among its stages."""
+    """Share a runner's time among its stages. A source is busy while it is asked for an item."""
+    if not isinstance(runner, SourceRunner):
+        return _busy_stages(runner, now)
+    source, *_ = (step.tally for step in runner.steps)
+    pulling = now - runner.pull_began if runner.pulling and runner.ended is None else 0.0
+    return {**_busy_stages(runner, now), source: source.busy + pulling}
+
+
+def _busy_stages(runner: Runner, now: float) -> dict[Tally, float]:
     tallies = [step.tally for step in runner.steps]
     if len(tallies) == 1 and tallies[0].calls.count:
         options = getattr(runner.steps[0].stage, "options", None)
@@ -50,7 +72,8 @@ def _busy(runner: Runner, now: float) -> dict[Tally, float]:
     if runner.started is None:
         return dict.fromkeys(tallies, 0.0)
     alive = (now if runner.ended is None else runner.ended) - runner.started
-    rest = alive - sum(tally.waiting + tally.blocked for tally in tallies)
+    waits = _waits(runner, now)
+    rest = alive - sum(sum(waits.get(tally, (0.0, 0.0))) for tally in tallies)
     if len(tallies) == 1:
         estimate = _estimate(tallies[0])
         return {tallies[0]: min(rest, estimate) if estimate else max(0.0, rest)}
@@ -73,8 +96,15 @@ def _count_buffer(tally: Tally, edge: Edge) -> None:
     tally.discarded = tally.taken - tally.done - inside  # the edge counts failures with them
 
 
-def _stage(node: Node, live: Live, elapsed: float, busy: dict[Tally, float]) -> StageReport:
+def _stage(
+    node: Node,
+    live: Live,
+    elapsed: float,
+    busy: dict[Tally, float],
+    waits: dict[Tally, tuple[float, float]],
+) -> StageReport:
     tally = live.tallies[node]
+    waiting, blocked = waits.get(tally, (tally.waiting, tally.blocked))
     return StageReport(
         name=tally.name,
         kind=kind_of(node.stage),
@@ -88,8 +118,8 @@ def _stage(node: Node, live: Live, elapsed: float, busy: dict[Tally, float]) -> 
         given=tally.given,
         retries=tally.retries,
         busy=busy.get(tally, 0.0),
-        waiting=tally.waiting,
-        blocked=tally.blocked,
+        waiting=waiting,
+        blocked=blocked,
         throughput=tally.done / elapsed if elapsed > 0 else 0.0,
         calls=_calls(tally),
         held_loop=tally.held_loop,

@@ -11,10 +11,11 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableSequence, Sequence
 from operator import itemgetter
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
-from anyio import CancelScope, Event, create_task_group, move_on_after
+from anyio import CancelScope, Event, create_task_group, move_on_after, sleep
 from anyio.abc import TaskGroup
 
 from ._clock import Times
@@ -75,7 +76,9 @@ class Live:
         self.stillness = Stillness(self)
         self.ready = Event()
         self.group: TaskGroup = create_task_group()
-        self.cancelled = self.closed = False
+        self.cancelled = self.closed = self.expired = False
+        self.thread = 0
+        self.deadline: CancelScope | None = None
         self.failure: Failure | None = None
         self.crashed: BaseException | None = None
         self.first_failures: list[FailureRecord] = []
@@ -266,6 +269,17 @@ class Live:
         """Cancel everything, the body of the block too."""
         self.cancelled = True
         self.group.cancel_scope.cancel()
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Let go of those who wait for this run in tasks that it cannot cancel.
+
+        The block waits for its threads; one of them may wait for a send that it has asked the event
+        loop for, and on trio that is a task of no scope of ours. A reader may be outside as well.
+        """
+        for entry in self.entries.values():
+            entry.line.closed = True
+            entry.line.refuse_all()
         for bell in self.end_bells:
             bell.ring()
 
@@ -352,10 +366,46 @@ class Live:
             runner.bell.ring()  # its scope is cancelled, so it can move: it must not seem parked
         return count
 
+    def check_thread(self, call: str) -> None:
+        """Refuse what would half happen: waking a task works in the event loop's thread only.
+
+        Raises:
+            RuntimeError: this is another thread.
+        """
+        if get_ident() != self.thread:
+            raise RuntimeError(
+                f"{call}() was called in a thread that is not the event loop's; there, use "
+                f"anyio.from_thread.run_sync({call})"
+            )
+
+    async def expire_after(self, seconds: float) -> None:
+        """Let the outputs end in so many seconds, whatever is inside then; instead of an earlier time.
+
+        A task of the body is not cancelled: it may have nothing to do with this run.
+        """
+        if self.deadline is not None:
+            self.deadline.cancel()
+        with CancelScope() as self.deadline:
+            await sleep(seconds)
+            if all(edge.finished or edge.ended for edge in self.ends):
+                return
+            count = self.interrupt()
+            self.expired = True
+            for edge in self.ends:
+                edge.finish()
+            if count:
+                logger.warning(
+                    "the time of run.stop(timeout=%s) was over with %d accepted items inside; "
+                    "they were discarded",
+                    seconds,
+                    count,
+                )
+
     # -- life -----------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Start the tasks, consumers first."""
+        self.thread = get_ident()
         await self.group.__aenter__()
         self.watch.on_still = self.stillness.look
         for runner in reversed(self.runners):
@@ -375,8 +425,7 @@ class Live:
         self.watch.on_still = None
         self.cancelled = True
         self.group.cancel_scope.cancel()
-        for bell in self.end_bells:  # a reader may be a task outside the block, which goes on
-            bell.ring()
+        self._dismiss()
         try:
             try:
                 await self._wait_gone()
@@ -418,13 +467,17 @@ class Live:
         if self.closed:
             return
         self.elapsed = perf_counter() - self.opened
-        for entry in self.entries.values():
-            entry.line.refuse_all()  # who still waits to send has sent nothing
         for runner in self.runners:
             runner.discard()
         for edge in self.edges.values():
             edge.close()
         self.closed = True
+
+    def wanted_inside(self) -> int:
+        """Give the number of items inside now, unless every reader has had its fill."""
+        if all(edge.finished or (edge.ended and not edge.used) for edge in self.ends):
+            return 0
+        return self.inside()
 
     def inside(self) -> int:
         """Give the number of items inside now."""
@@ -436,8 +489,8 @@ class Live:
     def warn_discarded(self, count: int) -> None:
         """Log that the block was left while items were still inside."""
         logger.warning(
-            "the run was left with %d accepted items inside; they were discarded "
-            "(read to the end, or call run.stop() or run.drain() first, to have them)",
+            "the run was left with %d accepted items inside; they were discarded (read to the end to "
+            "have them, or call run.drain() to have them processed)",
             count,
         )
 

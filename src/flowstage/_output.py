@@ -10,7 +10,7 @@ from anyio import BusyResourceError, get_current_task
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._envelope import Barrier, Envelope, Failure, Fault, Sentinel
-from ._errors import ClosedError, StageError
+from ._errors import ClosedError, StageError, note_failure
 from ._live import Live
 from ._wires import EMPTY, Bare
 
@@ -51,9 +51,11 @@ class Output(Generic[T_co]):
 
         What is waiting here is discarded and counted.
         """
-        if not self._live.closed:
+        live = self._live
+        if not live.closed:
+            live.check_thread("output.close")
             self._edge.finish()
-            self._live.watch.look()  # the others that wait may be waiting for each other
+            live.watch.look()  # the others that wait may be waiting for each other
 
     @property
     def closed(self) -> bool:
@@ -64,10 +66,17 @@ class Output(Generic[T_co]):
         task = get_current_task().id
         earlier = self._reader() if self._reader is not None else None
         if earlier is not None and earlier.task != task and not earlier.over:
-            raise BusyResourceError(f"iterating over {self._name!r} of")
+            raise self._busy()
         reading = kind(self, task)
         self._reader = ref(reading)
         return reading
+
+    def _busy(self) -> BusyResourceError:
+        error = BusyResourceError("reading")
+        error.args = (
+            f"another task is reading output {self._name!r}; an output has one reader at a time",
+        )
+        return error
 
     def take_soon(self) -> Any:
         """Take what is there, or `EMPTY` if there is nothing or other tasks are due a turn."""
@@ -87,6 +96,8 @@ class Output(Generic[T_co]):
         """
         edge, live, bell = self._edge, self._live, self._bell
         while True:
+            if live.expired:
+                return EMPTY
             if live.closed or edge.finished:
                 raise ClosedError(
                     f"output {self._name!r} was closed"
@@ -103,10 +114,14 @@ class Output(Generic[T_co]):
                 return EMPTY
             if live.cancelled:
                 await checkpoint_if_cancelled()
-                raise ClosedError("the run has failed or was cancelled")
+                raise ClosedError(
+                    "the run has failed"
+                    if live.failure is not None or live.crashed is not None
+                    else "the run's block is being left; read inside it, and wait for readers there"
+                )
             other = bell.event
             if other is not None:
-                raise BusyResourceError(f"reading {self._name!r} of")
+                raise self._busy()
             self._turns = 0  # whoever waits lets others have their turns
             edge.reader = bell
             if edge.capacity == 0:
@@ -183,6 +198,7 @@ class _Results(_Reading):
                     raise StageError(
                         f"stage {failure.stage!r} raised StopAsyncIteration"
                     ) from failure.error
+                note_failure(failure)
                 raise failure.error
 
 

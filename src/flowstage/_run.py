@@ -10,13 +10,13 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from anyio import (
     WouldBlock,
     create_task_group,
-    current_time,
     get_cancelled_exc_class,
     get_current_task,
 )
@@ -145,13 +145,14 @@ class Run(Generic[In, Out_co]):
             context: the mapping that the stages see as this item's context.
 
         Raises:
-            ClosedError: the input takes no more: `finish`, `stop`, or the end of the run.
+            ClosedError: the input takes no more: after `finish` or `stop`, at the end of the run, or
+                because nobody downstream wants more (all that reads it has ended, like a `take`).
             GraphError: it is not clear where to send, or that input has a source.
             TypeError: the item is a `Sentinel`; use `send_sentinel`.
         """
+        await checkpoint_if_cancelled()
         entry = self._entry(to)
         envelope = self._envelope(item, context)
-        await checkpoint_if_cancelled()
         if not entry.place(envelope):
             await entry.wait_place(envelope)
 
@@ -162,9 +163,11 @@ class Run(Generic[In, Out_co]):
 
         Raises:
             WouldBlock: the graph is full, or others are waiting to send.
+            RuntimeError: it was called in a thread that is not the event loop's.
             ClosedError, GraphError, TypeError: as for `send`.
         """
         entry = self._entry(to)
+        self._live.check_thread("run.send_nowait")
         if not entry.place(self._envelope(item, context)):
             raise WouldBlock
 
@@ -196,7 +199,6 @@ class Run(Generic[In, Out_co]):
         if type(item) is Sentinel:
             await self._place(item)
             return
-        entry.check_open()
         await checkpoint_if_cancelled()
         envelope = self._envelope(item, None)
         if not entry.place(envelope):
@@ -205,14 +207,18 @@ class Run(Generic[In, Out_co]):
     def finish(self, *, to: Any = None) -> None:
         """Take no more input; what was accepted is still processed. Calling it again is fine.
 
+        An `Input` that has a source is not concerned: it ends when its source does, or at `stop`.
+
         Args:
-            to: the `Input` to finish; all of them when left out.
+            to: the `Input` to finish; all that are fed by `send` when left out.
 
         Raises:
             GraphError: `to` is no push input of this graph.
+            RuntimeError: it was called in a thread that is not the event loop's.
         """
         if self._live.closed:
             return
+        self._live.check_thread("run.finish")
         if to is not None:
             self._entry(to).close_input()
             return
@@ -230,8 +236,8 @@ class Run(Generic[In, Out_co]):
         Raises:
             ClosedError: every entry has ended.
         """
-        self._check_open()
         await checkpoint_if_cancelled()
+        self._check_open()
         await self._place(Sentinel(value))
 
     async def _place(self, sentinel: Sentinel[Any]) -> None:
@@ -247,6 +253,8 @@ class Run(Generic[In, Out_co]):
             _withdraw(tickets)
             raise
         if all(ticket.state == "refused" for _, ticket in tickets):
+            if self._live.cancelled:
+                await checkpoint_if_cancelled()
             raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
 
     def _envelope(self, item: Any, context: MutableMapping[str, Any] | None) -> Envelope:
@@ -297,7 +305,11 @@ class Run(Generic[In, Out_co]):
 
         Returns:
             the number of items discarded, each branch's copy counted; 0 when the run is over.
+
+        Raises:
+            RuntimeError: it was called in a thread that is not the event loop's.
         """
+        self._live.check_thread("run.interrupt")
         return self._live.interrupt()
 
     async def stop(self, timeout: float | None = None) -> None:
@@ -307,7 +319,9 @@ class Run(Generic[In, Out_co]):
         `ClosedError`.
 
         Args:
-            timeout: seconds that the rest of the run may take; then it is cancelled.
+            timeout: seconds that the rest of the run may take. What is inside then is discarded,
+                as by `interrupt`, with a warning, and every output ends. The code that reads them is
+                not cancelled.
 
         Raises:
             ValueError: `timeout` is negative or not finite.
@@ -318,7 +332,7 @@ class Run(Generic[In, Out_co]):
             for entry in self._live.entries.values():
                 entry.stop()
             if timeout is not None:
-                self._live.group.cancel_scope.deadline = current_time() + timeout
+                self._live.spawn_uncounted(partial(self._live.expire_after, timeout))
         await checkpoint()
 
     async def drain(self) -> Report:
@@ -402,7 +416,7 @@ class Run(Generic[In, Out_co]):
             raise RuntimeError(
                 "the async with block of a run was entered in one task and left in another"
             )
-        left = live.inside() if exc is None and live.failure is None else 0
+        left = live.wanted_inside() if exc is None and live.failure is None else 0
         cancelled = isinstance(exc, get_cancelled_exc_class())
         # What fails while the run is taken down comes after an exception of the body.
         bodys = exc is not None and not cancelled and live.failure is None
@@ -413,7 +427,7 @@ class Run(Generic[In, Out_co]):
             return False
         if bodys:
             return False
-        if live.failure is not None and (exc is None or cancelled or isinstance(exc, Exception)):
+        if live.failure is not None and (exc is None or cancelled or _is_ordinary(exc)):
             if exc is not live.failure.error:
                 raise live.failure.error
             return False
@@ -430,6 +444,16 @@ async def _read_away(output: Output[Any]) -> None:
     while await output.next_thing() is not EMPTY:
         if output.due():
             await checkpoint()
+
+
+def _is_ordinary(exc: BaseException) -> bool:
+    """Tell whether an exception of the body may give way to what has ended the run.
+
+    A task group in the body mixes what its tasks raised with the cancellation that the run sent.
+    """
+    if isinstance(exc, BaseExceptionGroup):
+        return all(map(_is_ordinary, exc.exceptions))
+    return isinstance(exc, (Exception, get_cancelled_exc_class()))
 
 
 def _withdraw(tickets: list[tuple[Any, Ticket]]) -> None:

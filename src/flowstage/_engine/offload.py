@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -192,9 +193,60 @@ class Seat:
             await self.take()
 
 
+class ThreadCall:
+    """One call in a thread, which can be seen to its end whoever is cancelled.
+
+    A shield holds against cancel scopes only. When asyncio shuts down it cancels every task natively,
+    anyio then lets go of the thread, and the run would end while user code goes on in it.
+    """
+
+    __slots__ = ("_args", "_ended", "_loop", "_turn", "_wake", "_work")
+
+    def __init__(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._work, self._args = work, args
+        self._turn = [True]  # whoever takes this out first decides: it begins, or it never will
+        self._ended = False
+        self._loop: Any = None
+        self._wake: Any = None
+
+    def run(self) -> Any:
+        """Make the call, unless nobody waits for it any more. Runs in a thread."""
+        try:
+            self._turn.pop()
+        except IndexError:
+            return None
+        try:
+            return self._work(*self._args)
+        finally:
+            self._ended = True
+            if self._wake is not None:
+                with suppress(RuntimeError):  # the loop has been closed in spite of us
+                    self._loop.call_soon_threadsafe(self._wake)
+
+    async def outlast(self) -> None:
+        """After a cancellation: wait until no thread runs the call."""
+        try:
+            self._turn.pop()
+        except IndexError:
+            if self._ended:  # it has raised the cancellation itself
+                return
+            event = Event()
+            self._loop = sys.modules["asyncio"].get_running_loop()
+            self._wake = event.set
+            while not self._ended:
+                with suppress(get_cancelled_exc_class()), CancelScope(shield=True):
+                    await event.wait()
+
+
 async def in_thread(work: Callable[..., Any], *args: Any) -> Any:
     """Run work in a thread to its end, for a caller that has a seat."""
-    return await to_thread.run_sync(work, *args, limiter=_no_limit())
+    call = ThreadCall(work, args)
+    try:
+        return await to_thread.run_sync(call.run, limiter=_no_limit())
+    except get_cancelled_exc_class():
+        # A scope's cancellation comes before the call or after it; in between it can only be native.
+        await call.outlast()
+        raise
 
 
 _unlimited: RunVar[CapacityLimiter] = RunVar("flowstage.unlimited")
@@ -498,17 +550,22 @@ class Offload(Pool):
             if type(value) is Sentinel:
                 values, error = values[:number], sentinel_given(self.step.name)
                 break
-        child = envelope.child
         slot.count += len(values)
         slot.out = slot.out or deque()
-        slot.out.extend([child(value) for value in values])
+        slot.out.extend(self.put_up(slot, values))
         if error is not None:
             self.note_failed(slot, CallFailed(error, slot.attempts))
         self.finish(slot)
 
     def put_up(self, slot: Slot, values: list[Any]) -> list[Any]:
         """Make of values that came of an item what waits in its slot to be given."""
-        return [slot.envelope.child(value) for value in values]
+        envelope = slot.envelope
+        if envelope.context is None:
+            return [envelope.child(value) for value in values]
+        if envelope.clock is not None:
+            for value in values:  # what the call has taken was noted on the item's only
+                value.clock = envelope.clock.copy()
+        return values
 
     def finish(self, slot: Slot) -> None:
         """Let a slot leave as soon as it is its turn."""
@@ -787,9 +844,23 @@ def begin_iterator(
 ) -> tuple[Iterator[Any] | None, BaseException | None]:
     """Call the function of a `flat_map` and make an iterator of what it gives. Runs in a thread."""
     try:
-        return iterator_of(call(envelope)), None
+        iterator = iterator_of(call(envelope))
+        return iterator if envelope.context is None else children(envelope, iterator), None
     except BaseException as error:  # carried to the loop, where the guard looks at it
         return None, error
+
+
+def children(envelope: Envelope, values: Any) -> Iterator[Any]:
+    """Put each value into an envelope as it is made, for a function that may change the context.
+
+    Read ahead, and with the context copied afterwards, all would have what the last one left there.
+    """
+    try:
+        for value in values:
+            yield value if type(value) is Sentinel else envelope.child(value)
+    finally:
+        if hasattr(values, "close"):
+            values.close()
 
 
 def iterator_of(values: Any) -> Iterator[Any]:
@@ -818,6 +889,7 @@ class Haul:
         values: each with the time at which it was got; filled in the thread, emptied on the loop.
         more: whether the source may have more.
         error: what it raised.
+        seconds: how long the source has worked.
         done: set when the call has ended.
         scope: cancelled to tell the source's code to stop, if it asks.
     """
@@ -826,13 +898,15 @@ class Haul:
         self.values: deque[tuple[Any, float]] = deque()
         self.more = True
         self.error: BaseException | None = None
+        self.seconds = 0.0
         self.done = Event()
         self.scope = CancelScope()
         self._iterator = iterator
 
     def run(self) -> None:
         """Take values from the source until the time is over. Runs in a thread."""
-        end = perf_counter() + SLICE
+        began = perf_counter()
+        end = began + SLICE
         try:
             for _ in range(MOST_IN_A_CALL):
                 value = next(self._iterator)
@@ -845,6 +919,8 @@ class Haul:
             self.more = False
         except BaseException as error:  # carried to the loop, where the guard looks at it
             self.more, self.error = False, error
+        finally:
+            self.seconds = perf_counter() - began
 
     async def bring(self, place: Threads) -> None:
         """Make the call, as a task of its own, so that what is there need not wait for its end."""

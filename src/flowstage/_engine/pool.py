@@ -169,7 +169,8 @@ class Pool(Runner):
         reads = self.may_take() and (self.idle or self.workers < self.width)
         gives = self.next_out()
         full = [] if gives is None else [e for e in self.outlet.edges if not e.finished]
-        began, was_busy = perf_counter(), self.busy
+        self.since = began = perf_counter()
+        was_busy = self.busy
         if reads:
             self.inlet.reader = self.bell
             if self.inlet.capacity == 0:

@@ -125,7 +125,8 @@ class Runner:
     Attributes:
         steps: its stages, upstream first; most runners have one.
         seen: the epoch it works for.
-        waits: what it waits for now, for `explain`: "input", "output" or nothing.
+        waits: what it waits for now, for `explain`: "input", "output", "sends" or nothing.
+        since: when that wait began.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Runner:
         self.seen = 0
         self.waits = ""
         self.waits_at: Sequence[Edge] = ()
+        self.since = 0.0
         self.woke = 0.0  # when it last had to wait no longer for an item
         self.started: float | None = None
         self.ended: float | None = None
@@ -248,7 +250,7 @@ class Runner:
         """Wait until an inlet may have something or has ended."""
         if inlets is None:
             inlets = self.inlets
-        began = perf_counter()
+        self.since = began = perf_counter()
         self.waits, self.waits_at = "input", inlets
         try:
             if len(inlets) == 1:  # the usual case, without another coroutine in between
@@ -275,7 +277,7 @@ class Runner:
 
     async def wait_room(self, outlet: Outlet, thing: Any) -> None:
         """Wait until an outlet may have room for a thing."""
-        began = perf_counter()
+        self.since = began = perf_counter()
         self.waits, self.waits_at = "output", outlet.edges
         try:
             await outlet.wait_room(thing, self.bell)

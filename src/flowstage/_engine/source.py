@@ -277,6 +277,8 @@ class InputRunner(EntryRunner):
             self.line.withdraw(ticket)
             raise
         if ticket.state == "refused":
+            if self.frame.cancelled:
+                await checkpoint_if_cancelled()  # in the run's own scope that is what has happened
             raise self._closed()
 
     def check_open(self) -> None:
@@ -300,8 +302,13 @@ class InputRunner(EntryRunner):
             elif line.closed:
                 return
             else:
-                self.waits, self.waits_at = "", ()
-                await self.bell.wait()
+                self.since = began = perf_counter()
+                self.waits, self.waits_at = "sends", ()
+                try:
+                    await self.bell.wait()
+                finally:
+                    self.waits = ""
+                    self.steps[0].tally.waiting += perf_counter() - began
                 self.check()
 
     def refresh(self) -> None:
@@ -340,6 +347,7 @@ class SourceRunner(EntryRunner):
         self.owned = False
         self.pulled = self.lost = 0
         self.pulling = self.stopping = self.is_done = self.at_gate = False
+        self.pull_began = 0.0
         self.pull_scope: CancelScope | None = None
         self.late: BaseException | None = None  # what the source raised, when it cannot be told yet
         self.pump_bell = Bell(frame.watch)
@@ -415,6 +423,7 @@ class SourceRunner(EntryRunner):
     def _pulling(self) -> None:
         """Leave the line to the pump while the source is at work."""
         self.pulling = True
+        self.pull_began = perf_counter()
         if self.line.tickets:
             self.pump_bell.ring()
 
@@ -574,15 +583,14 @@ class SourceRunner(EntryRunner):
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
         end = perf_counter() + LONGEST_TURN
         scope, put, make = self.pull_scope, self.outlet.put, self.frame.envelope
-        plain, began = not values.is_async, 0.0
+        plain, tally = not values.is_async, self.steps[0].tally
         pull = values.iterator.__anext__ if values.is_async else values.next
         for _ in range(MOST_IN_A_TURN):
             if self.line.tickets:
                 await self._move_line()
             self._pulling()
+            began = self.pull_began
             try:
-                if plain:
-                    began = perf_counter()
                 value = await pull()
             except StopAsyncIteration as raised:
                 self.pulling = False
@@ -594,7 +602,9 @@ class SourceRunner(EntryRunner):
                 self.pulling = False
                 await self._failed_pull(raised)
             self.pulling = False
-            if plain and (spent := perf_counter() - began) > LONGEST_HOLD:
+            spent = perf_counter() - began
+            tally.busy += spent
+            if plain and spent > LONGEST_HOLD:
                 self.steps[0].held(spent, READ_IN_A_THREAD)
             if value is DONE:
                 return False
@@ -652,6 +662,7 @@ class SourceRunner(EntryRunner):
             self.pulling = False
             values.closed = values.closed or not haul.more
             self._unload(haul)
+            self.steps[0].tally.busy += haul.seconds
             if self.stopping and not isinstance(haul.error, get_cancelled_exc_class()):
                 self.late = haul.error
         if self.stopping:  # the rest has to be done outside the scope that `stop` has cancelled
@@ -740,6 +751,7 @@ class SourceRunner(EntryRunner):
             error = raised
         self.got = None
         pulled = perf_counter()
+        self.steps[0].tally.busy += pulled - began
         if pulled - began > LONGEST_HOLD:
             self.steps[0].held(pulled - began, READ_IN_A_THREAD)
         if self.seen != self.frame.epoch.number:
