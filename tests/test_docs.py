@@ -2,7 +2,8 @@
 
 A fenced `python` block is run; a `text` block right below it is what it prints (`...` stands for
 anything). The blocks of a page are one program, in order, so a later one may use what an earlier one
-defined. Each page runs on asyncio and on trio; one that imports asyncio, on asyncio alone.
+defined. It runs as a script would, so a worker process that a page starts imports that page. Each page
+runs on asyncio and on trio; one that imports asyncio, on asyncio alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.util
 import io
 import re
 import sys
+from collections import Counter
 from doctest import ELLIPSIS, OutputChecker
 from pathlib import Path
 from types import ModuleType
@@ -80,9 +82,12 @@ def test_examples_print_what_the_page_says(
         pytest.skip("the page is about asyncio")
     monkeypatch.setattr(anyio, "run", functools.partial(anyio.run, backend=backend))
     monkeypatch.chdir(tmp_path)
-    # A module, so that what the page defines has a home (dataclasses, pickles and types look there).
-    module = ModuleType("page")
-    monkeypatch.setitem(sys.modules, "page", module)
+    # A module, so that what the page defines has a home (dataclasses, pickles and types look there);
+    # the main one and with a file, since that is what worker processes import.
+    module = ModuleType("__main__")
+    module.__file__ = str(tmp_path / "page.py")
+    Path(module.__file__).write_text("\n".join(example.text for example in found), encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "__main__", module)
     for example in found:
         printed = io.StringIO()
         # As many empty lines as stand before it, for tracebacks that lead to the page.
@@ -113,6 +118,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert there.exists(), f"{label(page)} links to {match['target']}"
         if anchor:
             assert anchor in anchors(there), f"{label(page)} links to {match['target']}"
+
+
+def test_the_index_has_each_page_once() -> None:
+    """So that a page can be found, and nobody wonders how two links differ."""
+    index = ROOT / "docs" / "index.md"
+    targets = [
+        (index.parent / match["target"]).resolve()
+        for match in LINK.finditer(prose(index))
+        if "://" not in match["target"]
+    ]
+    assert [there for there, times in Counter(targets).items() if times > 1] == []
+    assert set(index.parent.rglob("*.md")) - {index} <= set(targets)
 
 
 def prose(page: Path) -> str:
