@@ -54,7 +54,7 @@ GOT = {
 # Public for the rooms of the package that need them, and no promise to users.
 INTERNAL = {
     "Run": {"enter", "leave", "read_into", "last_skipped"},
-    "Output": {"due", "take", "next_thing", "read_into", "turn"},
+    "Output": {"due", "next_thing", "read_into", "take_soon"},
     "Graph": {"plan"},
     "Retry": {"again", "wait"},
     "Threads": {"script", "seats"},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from flowstage import Graph, Input, Sentinel, merge
+from flowstage import Failure, Graph, Input, Sentinel, concat, merge
 from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
@@ -138,3 +139,76 @@ async def test_a_buffer_on_a_branch(size: int) -> None:
 def test_refused(n: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         Input[int]("x").balance(n)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_nothing_is_lost_when_a_branch_goes_away_after_the_end(finished: bool) -> None:
+    """That the input has ended makes no difference to what stands before a branch."""
+    a, b = Input[int]("x").balance(2)
+    with no_leaks(), soon():
+        async with Graph(a=a, b=b).open() as run:
+            await run.feed([1, 2])
+            if finished:
+                run.finish()
+            await settle()
+            run.output("a").close()
+            run.finish()
+            assert sorted([item async for item in run.output("b")]) == [1, 2]
+        check_accounts(run.report(), over=True)
+
+
+async def test_branches_may_be_read_one_after_the_other() -> None:
+    """A branch that asks for more when the input has ended ends, whatever stands before others."""
+    a, b = Input[int]("x").balance(2)
+    with no_leaks(), soon():
+        async with Graph(a=a, b=b).open(range(10)) as run:
+            await settle()
+            first = [item async for item in run.output("a")]
+            rest = [item async for item in run.output("b")]
+        assert sorted(first + rest) == [*range(10)]
+        check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("read", [False, True])
+async def test_a_branch_that_is_used_twice_gives_back_too(read: bool) -> None:
+    """What neither use of it has read; what one of them has had is nobody else's."""
+    start, other = Input[int]("x"), Input[int]("other")
+    a, b = start.balance(2)
+    graph = Graph(one=a, two=a.map(abs) if read else concat(other, a), b=merge(b, other))
+    with no_leaks(), soon():
+        async with graph.open() as run, anyio.create_task_group() as group:
+            for item in (1, 2, 3):
+                group.start_soon(partial(run.send, item, to=start))
+                await settle()
+            run.output("one").close()
+            run.output("two").close()
+            await settle()
+            run.finish()
+            rest = sorted([item async for item in run.output("b")])
+        assert rest == ([2, 3] if read else [1, 2, 3])
+        check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("verb", ["route", "balance"])
+async def test_a_failure_goes_to_the_next_branch_when_the_first_goes_away(verb: str) -> None:
+    """While it waits for room there; it must not vanish."""
+
+    def refuse(item: int) -> int:
+        if item < 0:
+            raise OSError(item)
+        return item
+
+    start = Input[int]("x").map(refuse, on_error="emit")
+    branches = start.balance(2) if verb == "balance" else start.route(int, [0, 1]).values()
+    a, b = branches
+    with no_leaks(), soon():
+        async with Graph(a=a, b=b).open(buffer=1) as run:
+            await run.feed([0])
+            await settle()
+            await run.send(-5)
+            await settle()
+            run.output("a").close()
+            run.finish()
+            failures = [e async for e in run.output("b").events() if isinstance(e, Failure)]
+            assert [failure.item for failure in failures] == [-5]
+        check_accounts(run.report(), over=True)

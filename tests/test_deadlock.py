@@ -139,8 +139,8 @@ async def test_an_input_that_may_get_more_is_alive() -> None:
         async with graph.open() as run, create_task_group() as group:
             for name in ("0", "1", "i"):
                 group.start_soon(read, run, name)
-            await sleep(0.05)
-            assert "circle of waits" in run.explain()
+            while "circle of waits" not in run.explain():
+                await sleep(0.001)
             run.finish()
 
 
@@ -446,3 +446,40 @@ async def test_merge_is_the_remedy() -> None:
     with fail_after(5):
         results = await graph.collect(buffer=1)
     assert len(results["x"]) == len(results["y"]) == 1000
+
+
+async def test_the_last_reader_who_could_have_moved_it_finds_its_output_ended() -> None:
+    """It does not wait any more, so it is its end that shows the others waiting for each other."""
+    a, b = two_sources()
+    graph = Graph(
+        x=concat(a.map(same, name="a1"), b.map(same, name="b1")),
+        y=concat(b.map(same, name="b2"), a.map(same, name="a2")),
+        z=source([1, 2, 3]).map(same, name="z1"),
+    )
+
+    async def read_slowly(run: Any) -> None:
+        async for _ in run.output("z"):
+            await sleep(0.02)
+
+    with fail_after(5), pytest.raises(DeadlockError):
+        async with graph.open(buffer=2) as run, create_task_group() as group:
+            group.start_soon(read, run, "x")
+            group.start_soon(read, run, "y")
+            group.start_soon(read_slowly, run)
+    with fail_after(5), pytest.raises(DeadlockError):
+        await graph.collect(buffer=2)
+
+
+@virtual_time
+async def test_a_slow_reader_who_goes_away_is_missed(caplog: pytest.LogCaptureFixture) -> None:
+    """Excused while it read slowly, and for no longer."""
+    numbers = Input[int]("numbers")
+    async with numbers.map(same).open(buffer=1) as run, create_task_group() as group:
+        group.start_soon(run.feed, range(100))
+        async for _ in run:
+            await sleep(3)
+            break
+        assert not caplog.text
+        await sleep(3)
+        group.cancel_scope.cancel()
+    assert caplog.text.count("stands still") == 1

@@ -111,6 +111,7 @@ class Output(Generic[T_co]):
                     self._turns = 0
                 return thing
             if edge.ended:
+                live.watch.look()  # the others that wait may be waiting for each other
                 return EMPTY
             if live.cancelled:
                 await checkpoint_if_cancelled()
@@ -124,7 +125,7 @@ class Output(Generic[T_co]):
                 raise self._busy()
             self._turns = 0  # whoever waits lets others have their turns
             edge.reader = bell
-            if edge.capacity == 0:
+            if edge.announces:
                 edge.ring_writer()
             wake = bell.begin()
             try:

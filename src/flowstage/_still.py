@@ -97,7 +97,7 @@ class Stillness:
                     return
                 else:
                     self.warn()
-                    return
+                    self.since = current_time()  # who reads slowly now may be gone by then
         finally:
             self.watching = False
 

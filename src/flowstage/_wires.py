@@ -61,6 +61,7 @@ class Edge:
     Attributes:
         source, target: the names of the stages at its ends.
         capacity: items it holds; 0 is a rendezvous: it takes an item only when the reader waits.
+        announces: the writer wants to know when the reader begins to wait.
         reader, writer: where the other side waits, while it does.
         ended: the writer has sent its last.
         finished: the reader wants no more.
@@ -74,6 +75,7 @@ class Edge:
         "_send",
         "_send_stream",
         "aligned",
+        "announces",
         "capacity",
         "clocks",
         "discarded",
@@ -89,6 +91,7 @@ class Edge:
         "marks_inside",
         "marks_out",
         "marks_total",
+        "may_reclaim",
         "on_finish",
         "on_want",
         "reader",
@@ -112,6 +115,7 @@ class Edge:
     def __init__(self, source: str, target: str, capacity: int, *, aligned: bool = False) -> None:
         self.source, self.target = source, target
         self.capacity = capacity
+        self.announces = capacity == 0
         self.aligned = aligned
         self._send_stream, self._receive_stream = create_memory_object_stream[Any](max(capacity, 1))
         self._send: Callable[[Any], None] = self._send_stream.send_nowait
@@ -126,6 +130,7 @@ class Edge:
         self.on_want: Callable[[], Iterable[Edge]] | None = None
         self.on_finish: Callable[[], None] | None = None
         self.reclaim: Callable[[Any], None] | None = None
+        self.may_reclaim: Callable[[], bool] = bool  # no, until somebody knows better
         self.clocks: Times | None = None  # who wants the clocks of what comes in, at an end
         # Things are items, failures, and marks (barriers, holes); all three are counted.
         self.total = self.taken = self.flushed = 0
@@ -275,7 +280,10 @@ class Edge:
         """Want no more: what is inside is discarded, and the writer is told."""
         if self.finished:
             return
-        self._reclaim_all() if self.reclaim is not None else self.flush()
+        if self.reclaim is not None and self.may_reclaim():
+            while (thing := self.take_back()) is not None:
+                self.reclaim(thing)
+        self.flush()
         self.finished = True
         self._receive_stream.close()
         self.ring_writer()
@@ -283,16 +291,17 @@ class Edge:
         if self.on_finish is not None:
             self.on_finish()
 
-    def _reclaim_all(self) -> None:
-        """Hand items back to a writer that can give them to somebody else."""
+    def take_back(self) -> Envelope | Fault | None:
+        """Take the next item, as if it had never come in: its writer can give it to somebody else."""
         while (thing := self.take()) is not EMPTY:
-            is_fault = type(thing) is Fault
-            if (is_fault or type(thing) is Envelope) and self.reclaim is not None:
+            if type(thing) is Envelope or type(thing) is Fault:
+                is_fault = type(thing) is Fault
                 self.total -= 1
                 self.taken -= 1
                 self.faults_total -= is_fault
                 self.faults_out -= is_fault
-                self.reclaim(thing)
+                return thing
+        return None
 
     def want(self) -> None:
         """Be ready to begin reading; sources above that nobody else reads are opened now."""
@@ -647,6 +656,11 @@ class Outlet:
         return any(edge.aligned for edge in self.edges)
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more goes out here."""
+        return all(edge.ended for edge in self.edges)
+
+    @property
     def open(self) -> bool:
         """Whether anybody still wants what goes out here."""
         if self._sole is not None:
@@ -681,7 +695,7 @@ async def wait_any(inlets: Sequence[Edge], bell: Bell) -> None:
         return  # it came while something was given on behalf of another inlet
     for edge in inlets:
         edge.reader = bell
-        if edge.capacity == 0:
+        if edge.announces:
             edge.ring_writer()
     try:
         await bell.wait()

@@ -543,7 +543,7 @@ class Offload(Pool):
             if type(value) is not Sentinel:  # the usual case: the one value goes on in its envelope
                 envelope.value = value
                 slot.count += 1
-                slot.out = deque((envelope,))
+                slot.out = [value if self.is_plain else envelope]
                 self.finish(slot)
                 return
         for number, value in enumerate(values):
@@ -551,7 +551,7 @@ class Offload(Pool):
                 values, error = values[:number], sentinel_given(self.step.name)
                 break
         slot.count += len(values)
-        slot.out = slot.out or deque()
+        slot.out = slot.out or deque[Any]()
         slot.out.extend(self.put_up(slot, values))
         if error is not None:
             self.note_failed(slot, CallFailed(error, slot.attempts))
@@ -560,6 +560,8 @@ class Offload(Pool):
     def put_up(self, slot: Slot, values: list[Any]) -> list[Any]:
         """Make of values that came of an item what waits in its slot to be given."""
         envelope = slot.envelope
+        if self.is_plain:
+            return values
         if envelope.context is None:
             return [envelope.child(value) for value in values]
         if envelope.clock is not None:
@@ -597,7 +599,7 @@ class Offload(Pool):
                     return None
             except Exception as raised:  # a result whose truth cannot be told
                 return raised
-            slot.out = deque((envelope,))
+            slot.out = [envelope.value if self.is_plain else envelope]
         return error
 
     def wrong(self, result: Any) -> Exception | None:
@@ -638,7 +640,7 @@ class Offload(Pool):
         if slot.finished:
             return  # it came too late, and that has been dealt with
         if self.is_flat and error is None:
-            slot.out = slot.out or deque()
+            slot.out = slot.out or deque[Any]()
         else:
             error = await self.outcome(slot, result, error)
         if hooks is not None:

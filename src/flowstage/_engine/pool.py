@@ -27,7 +27,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._envelope import HOLE, Barrier, Envelope, Failure, Mark, Sentinel
 from .._epoch import Flushed
-from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
+from .._stages import MAIN, FlatMapStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, sentinel_given
 from .chain import close_values, open_values, pull
@@ -39,7 +39,8 @@ class Slot:
     """The place of one item, or of one mark, in the window.
 
     Attributes:
-        out: what came of the item and is not given yet.
+        out: what came of the item and is not given yet, as the outlet takes it: bare values where
+            nothing but values travels, else envelopes.
         finished: nothing more will come.
         failed: why not.
         mark: what takes its place when it leaves: a hole, a barrier, a fault.
@@ -65,7 +66,7 @@ class Slot:
 
     def __init__(self, envelope: Any, mark: Mark | None = None) -> None:
         self.envelope = envelope
-        self.out: deque[Envelope] | None = None
+        self.out: Any = None  # a deque, or a list of one
         self.finished = mark is not None
         self.failed: CallFailed | None = None
         self.mark = mark
@@ -111,6 +112,8 @@ class Pool(Runner):
         self.room = self.width
         self.ordered = step.options.ordered
         self.is_flat = isinstance(step.stage, FlatMapStage)
+        self.is_plain = frame.plain
+        self.put = self.outlet.put_value if frame.plain else self.outlet.put
         self.raises = policy_of(step.stage, frame) == "raise"
         self.busy = 0
         self.closing = False
@@ -173,7 +176,7 @@ class Pool(Runner):
         was_busy = self.busy
         if reads:
             self.inlet.reader = self.bell
-            if self.inlet.capacity == 0:
+            if self.inlet.announces:
                 self.inlet.ring_writer()
         for edge in full:
             edge.writer = self.bell
@@ -253,7 +256,7 @@ class Pool(Runner):
 
     def advance(self) -> None:
         """Give results that are due, as far as that needs no waiting. Never waits."""
-        put, tally = self.outlet.put, self.step.tally
+        put, tally = self.put, self.step.tally
         while True:
             line = self.window if self.ordered else self.ready
             if not line:
@@ -265,7 +268,7 @@ class Pool(Runner):
                     if not put(out[0]):
                         self.needed = True
                         return
-                    out.popleft()
+                    del out[0]
                     tally.given += 1
             except Enough:
                 self.enough = self.needed = True
@@ -298,12 +301,13 @@ class Pool(Runner):
         return (
             self.items < self.room
             and self.barrier is None
-            and len(self.window) < 2 * self.room + 16
+            and len(self.window) < 2 * self.room + 16  # the same three questions as in `take`
         )
 
     def take(self) -> Slot | None:
         """Take up the next item, if there is one and the window has room; marks on the way too."""
-        while self.may_take():
+        most = 2 * self.room + 16
+        while self.items < self.room and self.barrier is None and len(self.window) < most:
             thing = self.inlet.take()
             if type(thing) is Envelope:
                 slot = Slot(thing)
@@ -409,13 +413,24 @@ class Pool(Runner):
         step, envelope = self.step, slot.envelope
         try:
             if step.simple and step.awaits:
-                result = await self.bare(step, envelope, slot)
+                # The short way for an async function with no options of its own.
+                working, value = step.tally.working, envelope.value
+                began = perf_counter()
+                working[slot] = (began, value)
+                try:
+                    result = await step.fn(value)
+                except BaseException as raised:
+                    raise CallFailed(await own_error(raised, self.frame, step.name), 1) from None
+                finally:
+                    del working[slot]
+                    step.tally.calls.record(perf_counter() - began)
+                if type(result) is Sentinel:
+                    raise CallFailed(sentinel_given(step.name), 1)
             else:
                 result = await step.call(envelope)
-            stage = step.stage
-            if isinstance(stage, MapStage):
+            if step.kind == "map":
                 envelope.value = result
-            elif isinstance(stage, FilterStage) and not result:
+            elif step.kind == "filter" and not result:
                 slot.ended, slot.mark = "filtered", HOLE
                 return
         except CallFailed as failed:
@@ -426,23 +441,11 @@ class Pool(Runner):
                 raise
             self.note_failed(slot, CallFailed(error, 1))
             return
-        slot.out = deque((envelope,))
+        slot.out = [envelope.value if self.is_plain else envelope]
 
-    async def bare(self, step: CallStep, envelope: Envelope, slot: Slot) -> Any:
-        """The short way for an async function with no options of its own."""
-        working, value = step.tally.working, envelope.value
-        began = perf_counter()
-        working[slot] = (began, value)
-        try:
-            result = await step.fn(value)
-        except BaseException as raised:
-            raise CallFailed(await own_error(raised, self.frame, step.name), 1) from None
-        finally:
-            del working[slot]
-            step.tally.calls.record(perf_counter() - began)
-        if type(result) is Sentinel:
-            raise CallFailed(sentinel_given(step.name), 1)
-        return result
+    def child(self, envelope: Envelope, value: Any) -> Any:
+        """Make of a value that came of an item what can be given."""
+        return value if self.is_plain else envelope.child(value)
 
     def note_failed(self, slot: Slot, failed: CallFailed) -> None:
         """Keep a failure for the slot's turn; one that ends the run does so at once."""
@@ -479,7 +482,7 @@ class Pool(Runner):
                 source = await open_values(step, envelope)
                 while (value := await pull(step, source, envelope)) is not DONE:
                     slot.count += 1
-                    await self.offer(slot, (envelope.child(value),), seen)
+                    await self.offer(slot, (self.child(envelope, value),), seen)
                     if perf_counter() > end:  # one item may give values without end
                         await checkpoint()
                         end = perf_counter() + LONGEST_TURN
@@ -502,7 +505,7 @@ class Pool(Runner):
         if error is not None:
             self.note_failed(slot, CallFailed(error, failures))
 
-    async def offer(self, slot: Slot, values: Sequence[Envelope], seen: int) -> None:
+    async def offer(self, slot: Slot, values: Sequence[Any], seen: int) -> None:
         """Give values of a slot that has more to come, and wait until they are given."""
         if self.stale(seen) or slot.out is None:
             raise Flushed

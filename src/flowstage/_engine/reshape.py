@@ -92,7 +92,7 @@ class BatchRunner(Runner):
             return False
         (inlet,) = self.inlets
         inlet.reader = self.bell
-        if inlet.capacity == 0:
+        if inlet.announces:
             inlet.ring_writer()
         try:
             if inlet.ended:

@@ -257,7 +257,7 @@ class Runner:
                 (edge,) = inlets
                 if not edge.total - edge.taken - edge.flushed:
                     bell = edge.reader = self.bell
-                    if edge.capacity == 0:
+                    if edge.announces:
                         edge.ring_writer()
                     wake = bell.begin()
                     try:
@@ -303,14 +303,16 @@ class Runner:
             return False
         return True
 
-    async def give_mark(self, mark: Mark, outlet: Outlet) -> None:
-        """Give what is no item, on one outlet."""
+    async def give_mark(self, mark: Mark, outlet: Outlet) -> bool:
+        """Give what is no item, on one outlet; tell whether anybody took it."""
         try:
             while not outlet.put_mark(mark):
                 await self.wait_room(outlet, mark)
         except Enough:
             if not self.wanted():
                 raise
+            return False
+        return True
 
     async def pass_mark(self, mark: Mark) -> None:
         """Pass on what is not processed: a barrier everywhere, a fault or a hole on its way."""
@@ -321,8 +323,7 @@ class Runner:
         if type(mark) is Fault:
             # A fan-out keeps a failure on its first open branch; everybody else has one outlet.
             for outlet in self.outlets.values():
-                if outlet.open:
-                    await self.give_mark(mark, outlet)
+                if outlet.open and not outlet.ended and await self.give_mark(mark, outlet):
                     return
             return
         await self.give_mark(mark, self.outlets[MAIN])

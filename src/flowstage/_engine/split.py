@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 from anyio.lowlevel import checkpoint
@@ -95,11 +97,24 @@ class RouteRunner(SplitRunner):
         return self.outlets[stage.default]
 
 
+def nobody_had_it(edge: Edge, outlet: Outlet) -> bool:
+    """Tell whether the item before an edge that is about to close was read at no other edge.
+
+    Where several flows grow from one branch each of them has every item of the branch, so its number
+    is the same everywhere.
+    """
+    number = edge.left + 1
+    return all(other is edge or (other.finished and other.left < number) for other in outlet.edges)
+
+
 class BalanceRunner(SplitRunner):
     """Each item to whichever branch is free first, ties in turn.
 
     A sentinel goes to all branches in one step, when all their edges are empty: if it went to one
     after the other, an item that came back from a branch could be given to the next one behind it.
+
+    A branch that goes away gives back what stands before it, and the others get it, also when the
+    input has ended. So then a branch ends when it asks for more, and not before.
 
     Attributes:
         back: what stood before a branch that went away; it is given to the others.
@@ -119,8 +134,9 @@ class BalanceRunner(SplitRunner):
         self.back: deque[Envelope | Fault] = deque()
         self.all = Outlet(edge for outlet in self.branches for edge in outlet.edges)
         for outlet in self.branches:
-            if len(outlet.edges) == 1:
-                outlet.edges[0].reclaim = self.reclaim
+            for edge in outlet.edges:
+                edge.reclaim = self.reclaim
+                edge.may_reclaim = partial(nobody_had_it, edge, outlet)
 
     def reclaim(self, thing: Envelope | Fault) -> None:
         """Take something back from a branch that wants no more."""
@@ -134,6 +150,46 @@ class BalanceRunner(SplitRunner):
     def returned(self) -> Envelope | Fault | None:
         return self.back.popleft() if self.back else None
 
+    async def serve(self) -> None:
+        await super().serve()
+        for edge in self.all.edges:
+            edge.announces = True
+        while True:
+            await self.give_back()
+            for outlet in self.branches:
+                if all(e.reader and not e.used for e in outlet.edges if not e.finished):
+                    outlet.end()
+            full = [edge for edge in self.all.edges if edge.inside and not edge.finished]
+            if not full:
+                return
+            await self.wait_change(full)
+
+    async def give_back(self) -> None:
+        """Give what came back from branches that went away to the others."""
+        while self.back:
+            thing = self.back.popleft()
+            if type(thing) is Envelope:
+                await self.send(thing)
+            else:
+                await super().pass_mark(thing)
+
+    async def wait_change(self, full: Sequence[Edge]) -> None:
+        """Wait until an item is taken, a branch goes away, or one waits that did not."""
+        self.since = began = perf_counter()
+        self.waits, self.waits_at = "output", full
+        edges = [edge for edge in self.all.edges if not edge.finished]
+        for edge in edges:
+            edge.writer = self.bell
+        try:
+            await self.bell.wait()
+        finally:
+            self.waits = ""
+            self.steps[0].tally.blocked += perf_counter() - began
+            for edge in edges:
+                if edge.writer is self.bell:
+                    edge.writer = None
+        self.check()
+
     def conclude(self) -> None:
         for edge in self.all.edges:
             edge.reclaim = None  # too late to give anything to another branch
@@ -144,12 +200,7 @@ class BalanceRunner(SplitRunner):
             await super().pass_mark(mark)
             return
         while True:
-            while self.back:
-                thing = self.back.popleft()
-                if type(thing) is Envelope:
-                    await self.send(thing)
-                else:
-                    await super().pass_mark(thing)
+            await self.give_back()
             if self.all.put_mark(mark):
                 return
             await self.wait_room(self.all, mark)
@@ -166,7 +217,9 @@ class BalanceRunner(SplitRunner):
         for step in range(count):
             outlet = self.branches[(self.turn + step) % count]
             try:
-                if outlet.put(envelope):
+                if outlet.ended:
+                    gone += 1
+                elif outlet.put(envelope):
                     self.turn = (self.turn + step + 1) % count
                     return True
             except Enough:
@@ -177,7 +230,7 @@ class BalanceRunner(SplitRunner):
 
     async def wait_any_room(self, envelope: Envelope) -> None:
         """Wait until any branch may have room."""
-        edges = [edge for edge in self.all.edges if not edge.finished]
+        edges = [edge for edge in self.all.edges if not (edge.finished or edge.ended)]
         await self.wait_room(Outlet(edges), envelope)
 
     def discard(self) -> int:
