@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Input, source
+from flowstage import Input, StageError, Threads, source
 
 from .accounts import check_accounts, settle, soon
 from .conftest import virtual_time
@@ -232,3 +233,24 @@ async def test_observers_are_told_once() -> None:
             ("refuse", 2),
             ("refuse", 2, None, ValueError),
         ]
+
+
+@pytest.mark.parametrize("options", [{}, {"on": Threads(2)}])
+async def test_a_stop_iteration_keeps_what_it_says(options: dict[str, Any]) -> None:
+    """It is the one that the function raised, with its traceback, also in the middle of a burst."""
+
+    def first_of(item: int) -> int:
+        if item == 30:
+            raise StopIteration("nothing there")
+        return item
+
+    for flow in (
+        source(range(50)).map(abs).map(first_of, **options),
+        source(range(50)).buffer(50).map(abs).map(first_of, **options),
+    ):
+        with pytest.raises(StageError) as caught:
+            await flow.collect()
+        cause = caught.value.__cause__
+        assert isinstance(cause, StopIteration)
+        assert cause.value == "nothing there"
+        assert traceback.extract_tb(cause.__traceback__)[-1].name == "first_of"

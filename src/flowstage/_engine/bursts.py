@@ -59,12 +59,9 @@ def run_burst(
     end = began + seconds
     todo = iter(values)
     try:
-        while (left := length_hint(todo)) > 0:
-            before = len(results)
-            results.extend(map(fn, islice(todo, stride)))
-            if len(results) - before < left - length_hint(todo):
-                # One of them raised what ends a `map` without a word.
-                return results, StopIteration(), perf_counter() - began
+        while length_hint(todo) > 0:
+            for value in islice(todo, stride):
+                results.append(fn(value))  # noqa: PERF401 - a `map` hides StopIteration
             if perf_counter() > end:
                 break
     except BaseException as error:  # carried to the loop, where the guard looks at it

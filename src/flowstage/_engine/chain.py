@@ -404,10 +404,9 @@ class Chain(Runner):
             try:
                 while count < size:
                     if kind == "map":
-                        out.extend(map(fn, islice(todo, stride)))
-                        done, count = count, len(out)
-                        if count - done < stride and count < size and seen == epoch.number:
-                            raise StopIteration  # it raised what ends a `map` without a word
+                        for value in islice(todo, stride):
+                            out.append(fn(value))  # noqa: PERF401 - a `map` hides StopIteration
+                        count = len(out)
                     elif kind == "filter":
                         for value in islice(todo, stride):
                             if fn(value):
