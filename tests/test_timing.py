@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import anyio
@@ -329,9 +329,12 @@ async def test_where_the_time_goes() -> None:
 async def test_sleeps_between_retries_are_queue_wait(options: dict[str, Any]) -> None:
     """Both tries are computation."""
     tries = count(1)
+    spent: list[float] = []
 
     def plain(item: int) -> int:
+        began = time.perf_counter()
         busy(0.005)
+        spent.append(time.perf_counter() - began)
         if next(tries) % 2:
             raise ValueError
         return item
@@ -341,10 +344,12 @@ async def test_sleeps_between_retries_are_queue_wait(options: dict[str, Any]) ->
 
     fn = asynchronous if "concurrency" in options else plain
     for verb in ("map", "tap"):
+        spent.clear()
         flow = getattr(Input[int](), verb)(fn, retry=Retry(2, delay=0.03), name="s", **options)
         (item,) = (await times_of(flow, [1])).items
         assert item.stages["s"].queue_wait > 0.025
-        assert 0.009 < item.stages["s"].computation < 0.025
+        assert item.stages["s"].computation > sum(spent)
+        assert item.latency - item.stages["s"].computation > 0.025
 
 
 async def test_a_batch_has_the_clock_of_its_oldest_item() -> None:
@@ -354,13 +359,14 @@ async def test_a_batch_has_the_clock_of_its_oldest_item() -> None:
         async with flow.open(timing=True) as run:
             began = time.perf_counter()
             await run.send(1)
+            sent = time.perf_counter()
             await anyio.sleep(0.03)
             await run.send(2)
             run.finish()
             async for _ in run:
                 pass
     (item,) = check_times(run.report().timing).items
-    assert item.created - began < 0.02
+    assert began < item.created < sent
     assert item.stages["batch"].queue_wait > 0.025
 
 
@@ -389,8 +395,10 @@ async def test_time_begins_when_an_item_is_inside(verb: str) -> None:
                         pass
         items = check_times(run.report().timing).items
         assert len(items) == 5
-        # One is at work and one in the edge: nobody waits for more than one before it.
-        assert max(item.stages["slow"].queue_wait for item in items) < 0.035
+        # The edge holds one, so an item is inside only when the one before it has been taken.
+        for before, item in pairwise(items):
+            taken = before.created + before.stages["slow"].queue_wait
+            assert item.created > taken - NEXT_TO_NOTHING
 
 
 async def test_a_transform_works_only_while_it_has_the_word() -> None:

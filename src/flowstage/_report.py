@@ -127,7 +127,8 @@ class Summary:
     Attributes:
         count: how many there were.
         mean, low, high: their mean, the shortest and the longest.
-        p50, p90, p99: percentiles, from an even sample of up to some thousands of them.
+        p50, p90, p99: percentiles, from an even sample of up to some thousands of them; so are `low`
+            and `high` of what the time at a stage is made of.
     """
 
     count: int = 0
@@ -194,7 +195,7 @@ class Timing:
     Attributes:
         latency: from entering the graph until ready to be read.
         stages: what it is made of, stage by stage.
-        efficiency: the mean share of an item's latency in which a function worked on it.
+        efficiency: the share of the latency of all items in which a function worked on them.
         overhead: the rest, `1 - efficiency`.
         items: the last 1,000 items singly.
     """

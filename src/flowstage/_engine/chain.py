@@ -178,7 +178,8 @@ class Chain(Runner):
         An item that finds room leaves at the moment at which it is computed, so its clock is closed
         without looking at the time once more.
         """
-        put, calls, head, times = self.outlet.put, self.calls, inlet.head, self.times
+        put, calls, head = self.outlet.put, self.calls, inlet.head
+        add = None if self.times is None else self.times.clocks.append
         epoch, seen, stamped = self.frame.epoch, self.seen, self.stamped
         prepared = [(at, s.fn, s.awaits, s.name, s) for at, s in enumerate(calls)]
         until_sample = self.until_sample
@@ -196,16 +197,12 @@ class Chain(Runner):
                 inlet.took(thing)
                 await self.pass_mark(thing)
                 continue
-            clock, value, now = thing.clock, thing.value, 0.0
+            clock, given, now = thing.clock, thing.value, 0.0
             until_sample -= 1
-            step, given = calls[0], value
             if not len(clock) & 3:
                 clock.append(clock[-1])
             try:
                 for self.at, fn, awaits, name, step in prepared:
-                    if seen != epoch.number:
-                        break
-                    given = value
                     start = perf_counter()
                     value = await fn(given) if awaits else fn(given)
                     now = perf_counter()
@@ -217,6 +214,9 @@ class Chain(Runner):
                         step.tally.calls.record(spent, SAMPLE)
                     if spent > LONGEST_HOLD and not awaits:
                         step.held(spent)
+                    if seen != epoch.number:
+                        break
+                    given = value
             except BaseException as error:
                 await self.failed_fast(step, given, error, thing)
                 if perf_counter() - began > LONGEST_TURN:
@@ -231,8 +231,8 @@ class Chain(Runner):
                 clock.pop()
             try:
                 if put(thing):
-                    if times is not None:
-                        times.add(clock)
+                    if add is not None:
+                        add(clock)
                     if now - began < LONGEST_TURN:
                         continue
                     break
@@ -242,6 +242,8 @@ class Chain(Runner):
         else:
             began = 0.0
         self.until_sample = until_sample
+        if self.times is not None:
+            self.times.fold_many()
         if inlet.used or not began:
             await checkpoint()
             self.check()
