@@ -29,6 +29,7 @@ import os
 import re
 import signal
 import sqlite3
+import stat
 import sys
 import sysconfig
 import warnings
@@ -113,6 +114,9 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def read(path: Path) -> File:
+    # A pipe may keep its reader waiting for ever; a folder fails at once, and says more than this.
+    if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise OSError("not a regular file")
     data = path.read_bytes()
     return File(path, data, importlib.util.decode_source(data))
 
@@ -250,6 +254,11 @@ def search(connection: sqlite3.Connection, word: str) -> Iterator[str]:
 # -- running it ------------------------------------------------------------------------------------
 
 
+def printable(text: str) -> str:
+    """Write as an escape what a terminal would obey or cannot show; names may hold anything."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 class Progress:
     """One line that is rewritten on a terminal; elsewhere a plain line now and then."""
 
@@ -289,7 +298,8 @@ class Progress:
             match failure.item:
                 case (Path() as path) | File(path=path):
                     error = failure.error
-                    print(f"    {path}: {failure.stage}: {type(error).__name__}: {error}")
+                    reason = f"{type(error).__name__}: {error}"
+                    print(printable(f"    {path}: {failure.stage}: {reason}"))
 
 
 async def run(job: Flow[None, Stored | Failure]) -> bool:
@@ -353,7 +363,7 @@ def main() -> int:
 
 def answer(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
     lines = list(search(connection, options.search))
-    print("\n".join(lines) or f"nothing is known about {options.search!r}")
+    print("\n".join(map(printable, lines)) or f"nothing is known about {options.search!r}")
     return 0 if lines else 1
 
 

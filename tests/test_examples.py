@@ -152,6 +152,38 @@ def test_what_is_no_text_is_indexed_all_the_same(tmp_path: Path, database: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder has no pipes there")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_no_regular_file_is_not_opened(tree: Path, database: Path, backend: str) -> None:
+    """A pipe that nobody writes to would keep its reader for ever."""
+    os.mkfifo(tree / "pipe.py")
+    (tree / "zero.py").symlink_to("/dev/zero")
+    done = run(tree, "--database", database, "--backend", backend)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 files stored, 4 definitions, 2 failed" in done.stdout
+    for name in ("pipe.py", "zero.py"):
+        assert f"    {tree / name}: read: OSError: not a regular file\n" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="names of files are tamer there")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_name_cannot_command_the_terminal(tmp_path: Path, database: Path, backend: str) -> None:
+    """Where a name is printed, in the list of failures or as an answer, it is one line of text."""
+    (tmp_path / "bad\n\x1b[31m.py").write_text("def")
+    (tmp_path / "good\n\x1b[31m.py").write_text("def tea():\n    'Hot \x1b[31m water.'\n")
+    done = run(tmp_path, "--database", database, "--backend", backend)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"    {tmp_path}/bad\\n\\x1b[31m.py: parse: SyntaxError: " in done.stdout
+    asked = run("--search", "tea", "--database", database)
+    assert (
+        f"function tea  {tmp_path}/good\\n\\x1b[31m.py:1\n    Hot \\x1b[31m water.\n"
+        in asked.stdout
+    )
+    assert "\x1b" not in done.stdout + asked.stdout
+
+
+@pytest.mark.slow
 def test_a_second_run_replaces_the_first(tree: Path, database: Path) -> None:
     """What is gone from the tree is gone from the index, and nothing is there twice."""
     assert run(tree, "--database", database).returncode == 0
