@@ -182,8 +182,10 @@ def store(connection: sqlite3.Connection, rows: list[Row]) -> Stored:
 
 # -- the database ----------------------------------------------------------------------------------
 
+OURS = 0x696E6478  # this number in a database's head says: an index, which its maker may replace
 TABLES = """
     BEGIN;
+    PRAGMA application_id = {ours};
     DROP TABLE IF EXISTS files;
     DROP TABLE IF EXISTS words;
     DROP TABLE IF EXISTS definitions;
@@ -215,20 +217,29 @@ def connect(database: Path) -> closing[sqlite3.Connection]:
     return closing(sqlite3.connect(database, check_same_thread=False))
 
 
+def is_index(connection: sqlite3.Connection) -> bool:
+    return int(connection.execute("PRAGMA application_id").fetchone()[0]) == OURS
+
+
 def count(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM files").fetchone()[0])
 
 
 def begin_anew(connection: sqlite3.Connection) -> None:
-    """Make empty tables, in place of those of an earlier run."""
+    """Make empty tables, in place of those of an earlier run, but of nobody else's."""
+    if not is_index(connection) and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise sqlite3.DatabaseError("this is no index and stays as it is; name another --database")
     full_text = has_full_text(connection)
     if not full_text:
         print("this Python's SQLite has no FTS5: searching will be a plain and slower LIKE")
-    connection.executescript(TABLES.format(definitions=FULL_TEXT if full_text else PLAIN))
+    definitions = FULL_TEXT if full_text else PLAIN
+    connection.executescript(TABLES.format(ours=OURS, definitions=definitions))
 
 
 def search(connection: sqlite3.Connection, word: str) -> Iterator[str]:
     """Tell where a word is defined or described, and which files use it most."""
+    if not is_index(connection):
+        raise sqlite3.DatabaseError("there is no index in it; run once without --search")
     quoted = '"' + word.replace('"', '""') + '"'
     ((made_as,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'definitions'")
     if "fts5" in made_as:
@@ -348,15 +359,18 @@ def main() -> int:
         parser.error("--threads takes a number from 1 on")
     if importlib.util.find_spec(options.backend) is None:
         parser.error(f"{options.backend} is not installed: python -m pip install {options.backend}")
-    if options.search is not None and not options.database.exists():
-        parser.error(f"there is no {options.database} yet; run once without --search")
+    if options.search is not None:
+        if not options.search.strip() or not options.search.isprintable():
+            parser.error(f"--search takes a word, not {options.search!r}")
+        if not options.database.exists():
+            parser.error(f"there is no {options.database} yet; run once without --search")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # other people's names, on any terminal
     try:
         # What a flow uses is opened before it and closed after it. Once the block of `open()` has
         # been left, in whatever way, no thread of the run is at work, so closing is safe.
         with connect(options.database) as connection:
-            return answer(options, connection) if options.search else fill(options, connection)
+            return (fill if options.search is None else answer)(options, connection)
     except sqlite3.Error as error:
         parser.exit(1, f"{options.database}: {error}\n")
 

@@ -286,6 +286,49 @@ def test_ctrl_c_stops_at_once_and_leaves_the_database_intact(
     assert rows(database, "SELECT DISTINCT count(*) FROM words GROUP BY file") == [(3,)]
 
 
+@pytest.mark.slow
+def test_the_database_of_somebody_else_stays_as_it_is(tree: Path, database: Path) -> None:
+    """Its tables may have the names of ours."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE files (mine)")
+        connection.execute("INSERT INTO files VALUES ('precious')")
+    before = database.read_bytes()
+    done = run(tree, "--database", database)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{database}: this is no index and stays as it is; name another --database\n"
+    )
+    asked = run("--search", "kettle", "--database", database)
+    assert asked.returncode == 1
+    assert asked.stderr == f"{database}: there is no index in it; run once without --search\n"
+    assert database.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_an_empty_file_can_be_filled_but_not_asked(tree: Path, database: Path) -> None:
+    """Asking tells so, and leaves it empty."""
+    database.touch()
+    asked = run("--search", "kettle", "--database", database)
+    assert asked.returncode == 1
+    assert asked.stderr == f"{database}: there is no index in it; run once without --search\n"
+    assert database.read_bytes() == b""
+    assert run(tree, "--database", database).returncode == 0
+    assert stored(database) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["", "  ", "\udcff"], ids=ascii)
+def test_what_is_no_word_is_not_searched_for(tree: Path, database: Path, word: str) -> None:
+    """Least of all is it taken for a wish to index."""
+    assert run(tree, "--database", database).returncode == 0
+    before = database.read_bytes()
+    asked = run(tree, "--database", database, "--search", word)
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert asked.stderr.endswith(f"error: --search takes a word, not {word!r}\n")
+    assert "Traceback" not in asked.stderr
+    assert database.read_bytes() == before
+
+
 def stored(database: Path) -> int:
     """Tell how many files are in the index; none while there is no index yet."""
     try:
