@@ -24,7 +24,6 @@ import ast
 import hashlib
 import importlib.util
 import io
-import logging
 import os
 import re
 import signal
@@ -80,10 +79,10 @@ Row = tuple[File, list[Definition], Counter[str], str]
 # -- the graph -------------------------------------------------------------------------------------
 
 
-def index(root: Path, threads: int, connection: sqlite3.Connection) -> Flow[None, Stored | Failure]:
+def index(root: Path, threads: int, database: Path) -> Flow[None, Stored | Failure]:
     """Describe the whole job. Nothing runs yet: a flow is a value, to be drawn or opened."""
     workers = Threads(threads)  # one place, one limit, shared by all stages that name it
-    database = Threads(1)  # one seat: SQLite is used by one thread at a time
+    writer = Threads(1)  # one seat: SQLite has one writer at a time
 
     paths = source(partial(walk, root), on=workers, name="walk")
     files = paths.map(read, on=workers, on_error="skip")
@@ -97,7 +96,7 @@ def index(root: Path, threads: int, connection: sqlite3.Connection) -> Flow[None
         files.map(digest, on=workers),
     )
     # A batch is full or a second old, whichever comes first.
-    stored = rows.batch(100, within=1).map(partial(store, connection), on=database)
+    stored = rows.batch(100, within=1).map(partial(store, database), on=writer)
     return merge(stored, rows.failures())
 
 
@@ -158,10 +157,13 @@ def storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def store(connection: sqlite3.Connection, rows: list[Row]) -> Stored:
-    """Write a batch in one transaction: all of it is in the database, or nothing."""
+def store(database: Path, rows: list[Row]) -> Stored:
+    """Write a batch in one transaction: all of it is in the database, or nothing.
+
+    The connection is this call's own, so nobody can close it while the call is at work.
+    """
     found = 0
-    with connection:
+    with connect(database) as connection, connection:
         for file, definitions, words, sha256 in rows:
             path = storable(str(file.path))
             lines = file.text.count("\n")
@@ -213,8 +215,7 @@ def has_full_text(connection: sqlite3.Connection) -> bool:
 
 
 def connect(database: Path) -> closing[sqlite3.Connection]:
-    """Open the file for use by several threads, one at a time; `Threads(1)` sees to the latter."""
-    return closing(sqlite3.connect(database, check_same_thread=False))
+    return closing(sqlite3.connect(database))
 
 
 def is_index(connection: sqlite3.Connection) -> bool:
@@ -313,29 +314,26 @@ class Progress:
                     print(printable(f"    {path}: {failure.stage}: {reason}"))
 
 
-async def run(job: Flow[None, Stored | Failure]) -> bool:
+async def run(job: Flow[None, Stored | Failure], pressed: list[int]) -> bool:
     """Run the job; tell whether it came to its end, and not to a Ctrl-C."""
     progress = Progress()
     progress.show()
     with anyio.CancelScope() as whole:
         async with job.open() as running, anyio.create_task_group() as listening:
-            listening.start_soon(cancel_on_ctrl_c, whole)
+            listening.start_soon(cancel_on_ctrl_c, whole, pressed)
             async for result in running:
                 progress.add(result)
             listening.cancel_scope.cancel()
-        progress.done()
-        print(f"\n{running.report()}")
-    return not whole.cancel_called
+    progress.done()
+    print(f"\n{running.report()}")
+    return not whole.cancelled_caught
 
 
-async def cancel_on_ctrl_c(scope: anyio.CancelScope) -> None:
-    """Make Ctrl-C a cancellation like any other, instead of an exception at a random line."""
-    try:
-        with anyio.open_signal_receiver(signal.SIGINT) as signals:
-            async for _ in signals:
-                scope.cancel()
-    except NotImplementedError:  # asyncio on Windows; there it stays a KeyboardInterrupt
-        return
+async def cancel_on_ctrl_c(scope: anyio.CancelScope, pressed: list[int]) -> None:
+    """Make Ctrl-C a cancellation like any other, a tenth of a second later at most."""
+    while not pressed:  # noqa: ASYNC110  # a signal handler cannot set an event of the loop
+        await anyio.sleep(0.1)
+    scope.cancel()
 
 
 BACKENDS = {
@@ -367,12 +365,19 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # other people's names, on any terminal
     try:
-        # What a flow uses is opened before it and closed after it. Once the block of `open()` has
-        # been left, in whatever way, no thread of the run is at work, so closing is safe.
         with connect(options.database) as connection:
-            return (fill if options.search is None else answer)(options, connection)
-    except sqlite3.Error as error:
-        parser.exit(1, f"{options.database}: {error}\n")
+            code = (fill if options.search is None else answer)(options, connection)
+        sys.stdout.flush()
+    # With stars, because an error may come out of a task group. The codes are a shell's own.
+    except* KeyboardInterrupt:
+        code = 130
+    except* BrokenPipeError:  # whoever reads this has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except* sqlite3.Error as errors:
+        print(f"{options.database}: {errors.exceptions[0]}", file=sys.stderr)
+        code = 1
+    return code
 
 
 def answer(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
@@ -382,16 +387,16 @@ def answer(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
 
 
 def fill(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
-    logging.getLogger("flowstage").setLevel(logging.ERROR)  # what is skipped is listed at the end
     warnings.simplefilter("ignore")  # what the parser thinks of other people's code
+    # From here on Ctrl-C is noted, however often, instead of an exception at a random line: of a
+    # transaction, or of an event loop that is just starting or closing.
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     backend, backend_options = BACKENDS[options.backend]
     begin_anew(connection)
-    job = index(options.directory, options.threads, connection)
+    job = index(options.directory, options.threads, options.database)
     print(f"{job.graph}\n")
-    try:
-        finished = anyio.run(run, job, backend=backend, backend_options=backend_options)
-    except KeyboardInterrupt:
-        finished = False
+    finished = anyio.run(run, job, pressed, backend=backend, backend_options=backend_options)
     if not finished:
         # The run was cancelled and has waited for its threads: a batch is in the database as a whole
         # or not at all.
@@ -402,4 +407,6 @@ def fill(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop; the code is to stand
+    sys.exit(exit_code)
