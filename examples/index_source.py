@@ -24,11 +24,11 @@ import ast
 import hashlib
 import importlib.util
 import io
-import logging
 import os
 import re
 import signal
 import sqlite3
+import stat
 import sys
 import sysconfig
 import warnings
@@ -79,10 +79,10 @@ Row = tuple[File, list[Definition], Counter[str], str]
 # -- the graph -------------------------------------------------------------------------------------
 
 
-def index(root: Path, threads: int, connection: sqlite3.Connection) -> Flow[None, Stored | Failure]:
+def index(root: Path, threads: int, database: Path) -> Flow[None, Stored | Failure]:
     """Describe the whole job. Nothing runs yet: a flow is a value, to be drawn or opened."""
     workers = Threads(threads)  # one place, one limit, shared by all stages that name it
-    database = Threads(1)  # one seat: SQLite is used by one thread at a time
+    writer = Threads(1)  # one seat: SQLite has one writer at a time
 
     paths = source(partial(walk, root), on=workers, name="walk")
     files = paths.map(read, on=workers, on_error="skip")
@@ -96,7 +96,7 @@ def index(root: Path, threads: int, connection: sqlite3.Connection) -> Flow[None
         files.map(digest, on=workers),
     )
     # A batch is full or a second old, whichever comes first.
-    stored = rows.batch(100, within=1).map(partial(store, connection), on=database)
+    stored = rows.batch(100, within=1).map(partial(store, database), on=writer)
     return merge(stored, rows.failures())
 
 
@@ -113,6 +113,9 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def read(path: Path) -> File:
+    # A pipe may keep its reader waiting for ever; a folder fails at once, and says more than this.
+    if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise OSError("not a regular file")
     data = path.read_bytes()
     return File(path, data, importlib.util.decode_source(data))
 
@@ -154,10 +157,13 @@ def storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def store(connection: sqlite3.Connection, rows: list[Row]) -> Stored:
-    """Write a batch in one transaction: all of it is in the database, or nothing."""
+def store(database: Path, rows: list[Row]) -> Stored:
+    """Write a batch in one transaction: all of it is in the database, or nothing.
+
+    The connection is this call's own, so nobody can close it while the call is at work.
+    """
     found = 0
-    with connection:
+    with connect(database) as connection, connection:
         for file, definitions, words, sha256 in rows:
             path = storable(str(file.path))
             lines = file.text.count("\n")
@@ -178,8 +184,10 @@ def store(connection: sqlite3.Connection, rows: list[Row]) -> Stored:
 
 # -- the database ----------------------------------------------------------------------------------
 
+OURS = 0x696E6478  # this number in a database's head says: an index, which its maker may replace
 TABLES = """
     BEGIN;
+    PRAGMA application_id = {ours};
     DROP TABLE IF EXISTS files;
     DROP TABLE IF EXISTS words;
     DROP TABLE IF EXISTS definitions;
@@ -207,8 +215,11 @@ def has_full_text(connection: sqlite3.Connection) -> bool:
 
 
 def connect(database: Path) -> closing[sqlite3.Connection]:
-    """Open the file for use by several threads, one at a time; `Threads(1)` sees to the latter."""
-    return closing(sqlite3.connect(database, check_same_thread=False))
+    return closing(sqlite3.connect(database))
+
+
+def is_index(connection: sqlite3.Connection) -> bool:
+    return int(connection.execute("PRAGMA application_id").fetchone()[0]) == OURS
 
 
 def count(connection: sqlite3.Connection) -> int:
@@ -216,15 +227,20 @@ def count(connection: sqlite3.Connection) -> int:
 
 
 def begin_anew(connection: sqlite3.Connection) -> None:
-    """Make empty tables, in place of those of an earlier run."""
+    """Make empty tables, in place of those of an earlier run, but of nobody else's."""
+    if not is_index(connection) and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise sqlite3.DatabaseError("this is no index and stays as it is; name another --database")
     full_text = has_full_text(connection)
     if not full_text:
         print("this Python's SQLite has no FTS5: searching will be a plain and slower LIKE")
-    connection.executescript(TABLES.format(definitions=FULL_TEXT if full_text else PLAIN))
+    definitions = FULL_TEXT if full_text else PLAIN
+    connection.executescript(TABLES.format(ours=OURS, definitions=definitions))
 
 
 def search(connection: sqlite3.Connection, word: str) -> Iterator[str]:
     """Tell where a word is defined or described, and which files use it most."""
+    if not is_index(connection):
+        raise sqlite3.DatabaseError("there is no index in it; run once without --search")
     quoted = '"' + word.replace('"', '""') + '"'
     ((made_as,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'definitions'")
     if "fts5" in made_as:
@@ -248,6 +264,11 @@ def search(connection: sqlite3.Connection, word: str) -> Iterator[str]:
 
 
 # -- running it ------------------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """Write as an escape what a terminal would obey or cannot show; names may hold anything."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class Progress:
@@ -289,32 +310,30 @@ class Progress:
             match failure.item:
                 case (Path() as path) | File(path=path):
                     error = failure.error
-                    print(f"    {path}: {failure.stage}: {type(error).__name__}: {error}")
+                    reason = f"{type(error).__name__}: {error}"
+                    print(printable(f"    {path}: {failure.stage}: {reason}"))
 
 
-async def run(job: Flow[None, Stored | Failure]) -> bool:
+async def run(job: Flow[None, Stored | Failure], pressed: list[int]) -> bool:
     """Run the job; tell whether it came to its end, and not to a Ctrl-C."""
     progress = Progress()
     progress.show()
     with anyio.CancelScope() as whole:
         async with job.open() as running, anyio.create_task_group() as listening:
-            listening.start_soon(cancel_on_ctrl_c, whole)
+            listening.start_soon(cancel_on_ctrl_c, whole, pressed)
             async for result in running:
                 progress.add(result)
             listening.cancel_scope.cancel()
-        progress.done()
-        print(f"\n{running.report()}")
-    return not whole.cancel_called
+    progress.done()
+    print(f"\n{running.report()}")
+    return not whole.cancelled_caught
 
 
-async def cancel_on_ctrl_c(scope: anyio.CancelScope) -> None:
-    """Make Ctrl-C a cancellation like any other, instead of an exception at a random line."""
-    try:
-        with anyio.open_signal_receiver(signal.SIGINT) as signals:
-            async for _ in signals:
-                scope.cancel()
-    except NotImplementedError:  # asyncio on Windows; there it stays a KeyboardInterrupt
-        return
+async def cancel_on_ctrl_c(scope: anyio.CancelScope, pressed: list[int]) -> None:
+    """Make Ctrl-C a cancellation like any other, a tenth of a second later at most."""
+    while not pressed:  # noqa: ASYNC110  # a signal handler cannot set an event of the loop
+        await anyio.sleep(0.1)
+    scope.cancel()
 
 
 BACKENDS = {
@@ -338,36 +357,46 @@ def main() -> int:
         parser.error("--threads takes a number from 1 on")
     if importlib.util.find_spec(options.backend) is None:
         parser.error(f"{options.backend} is not installed: python -m pip install {options.backend}")
-    if options.search is not None and not options.database.exists():
-        parser.error(f"there is no {options.database} yet; run once without --search")
+    if options.search is not None:
+        if not options.search.strip() or not options.search.isprintable():
+            parser.error(f"--search takes a word, not {options.search!r}")
+        if not options.database.exists():
+            parser.error(f"there is no {options.database} yet; run once without --search")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # other people's names, on any terminal
     try:
-        # What a flow uses is opened before it and closed after it. Once the block of `open()` has
-        # been left, in whatever way, no thread of the run is at work, so closing is safe.
         with connect(options.database) as connection:
-            return answer(options, connection) if options.search else fill(options, connection)
-    except sqlite3.Error as error:
-        parser.exit(1, f"{options.database}: {error}\n")
+            code = (fill if options.search is None else answer)(options, connection)
+        sys.stdout.flush()
+    # With stars, because an error may come out of a task group. The codes are a shell's own.
+    except* KeyboardInterrupt:
+        code = 130
+    except* BrokenPipeError:  # whoever reads this has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except* sqlite3.Error as errors:
+        print(f"{options.database}: {errors.exceptions[0]}", file=sys.stderr)
+        code = 1
+    return code
 
 
 def answer(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
     lines = list(search(connection, options.search))
-    print("\n".join(lines) or f"nothing is known about {options.search!r}")
+    print("\n".join(map(printable, lines)) or f"nothing is known about {options.search!r}")
     return 0 if lines else 1
 
 
 def fill(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
-    logging.getLogger("flowstage").setLevel(logging.ERROR)  # what is skipped is listed at the end
     warnings.simplefilter("ignore")  # what the parser thinks of other people's code
+    # From here on Ctrl-C is noted, however often, instead of an exception at a random line: of a
+    # transaction, or of an event loop that is just starting or closing.
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     backend, backend_options = BACKENDS[options.backend]
     begin_anew(connection)
-    job = index(options.directory, options.threads, connection)
+    job = index(options.directory, options.threads, options.database)
     print(f"{job.graph}\n")
-    try:
-        finished = anyio.run(run, job, backend=backend, backend_options=backend_options)
-    except KeyboardInterrupt:
-        finished = False
+    finished = anyio.run(run, job, pressed, backend=backend, backend_options=backend_options)
     if not finished:
         # The run was cancelled and has waited for its threads: a batch is in the database as a whole
         # or not at all.
@@ -378,4 +407,6 @@ def fill(options: argparse.Namespace, connection: sqlite3.Connection) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to stop; the code is to stand
+    sys.exit(exit_code)
