@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import math
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowstage import ClosedError, GraphError, Input, Retry, Threads, source
+from flowstage import ClosedError, Flow, Graph, GraphError, Input, Retry, Threads, merge, source
 
 
 def plain(item: Any) -> Any:
@@ -41,6 +45,7 @@ class Callable_:
 
 FLOW = Input[Any]()
 PLACE = Threads(1)
+ONCE = values(1)
 
 Case = tuple[Callable[[], Any], type[Exception], str]
 CASES: dict[str, Case] = {
@@ -236,6 +241,27 @@ CASES: dict[str, Case] = {
         TypeError,
         "an async source is read on the event loop; leave out on=",
     ),
+    "context manager in a place": (
+        lambda: source(asynccontextmanager(async_values)(1), on=PLACE),
+        TypeError,
+        "an async source is read on the event loop; leave out on=",
+    ),
+    "coroutine as source": (
+        lambda: source(later(1)),
+        TypeError,
+        r"source\(\) takes .* not what calling an async function gave; pass the function itself",
+    ),
+    "coroutine to open": (lambda: FLOW.open(later(1)), TypeError, "pass the function itself"),
+    "one iterator in two sources": (
+        lambda: merge(source(ONCE, name="a"), source(ONCE, name="b")).graph,
+        GraphError,
+        "sources 'a' and 'b' read the same generator, and each would get part of it",
+    ),
+    "one iterator in a source and an input": (
+        lambda: merge(source(ONCE, name="a"), Input("b")).open(ONCE),
+        GraphError,
+        "one iterator cannot feed two inputs, 'b' and 'a'|'a' and 'b'",
+    ),
     "source's place": (lambda: source([1], on=3), TypeError, "on must be a place"),
     "two sources": (
         lambda: source([1]).open([2]),
@@ -332,3 +358,150 @@ async def test_what_flat_map_cannot_read() -> None:
 async def test_a_text_is_read_by_its_letters() -> None:
     """As anywhere in Python: `flat_map` takes what can be iterated."""
     assert await FLOW.flat_map(str).collect([12]) == ["1", "2"]
+
+
+# -- what can be read once -------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[list[int]]:
+    yield [1, 2, 3]
+
+
+async def three() -> AsyncIterator[int]:
+    for number in (1, 2, 3):
+        yield number
+
+
+ONE_SHOTS: dict[str, Callable[[], Any]] = {
+    "a generator": lambda: (number for number in (1, 2, 3)),
+    "an async generator": three,
+    "an async context manager": opened,
+    "an iterator": lambda: iter([1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_SHOTS)
+async def test_what_an_earlier_run_has_used_up(kind: str) -> None:
+    """A second run would be an empty success."""
+    flow = source(ONE_SHOTS[kind](), name="s")
+    told = f"the source of 's' is {kind} that an earlier run has used up; give the function"
+    assert await flow.collect() == [1, 2, 3]
+    for again in (flow.open, Graph(flow).open):
+        with pytest.raises(GraphError, match=told):
+            again()
+    for verb in (flow.collect, flow.drain):
+        with pytest.raises(GraphError, match=told):
+            await verb()
+    items = ONE_SHOTS[kind]()
+    assert await FLOW.collect(items) == [1, 2, 3]
+    if kind == "an iterator":
+        return  # of a list: it can be noted nowhere
+    for verb in (FLOW.collect, FLOW.drain):
+        with pytest.raises(GraphError, match=f"the source of 'input' is {kind}"):
+            await verb(items)
+    with pytest.raises(GraphError, match=f"the source of 's' is {kind}"):
+        await source(items, name="s").collect()
+
+
+async def test_a_call_beside_a_used_up_source() -> None:
+    """`call` as well."""
+    items = values(1)
+    flow = merge(source(items), FLOW.filter(lambda item: False))
+    assert await flow.call(2) == 1
+    with pytest.raises(GraphError, match="is a generator that an earlier run has used up"):
+        await flow.call(2)
+
+
+@pytest.mark.parametrize("kind", ONE_SHOTS)
+async def test_what_another_run_is_reading(kind: str) -> None:
+    """Each would get part of it."""
+    items = ONE_SHOTS[kind]()
+    opening = source(items).open()
+    async with FLOW.open(items) as run:
+        with pytest.raises(GraphError, match=f"is {kind} that another run is reading"):
+            FLOW.open(items)
+        with pytest.raises(GraphError, match=f"is {kind} that another run is reading"):
+            async with opening:
+                pass
+        assert [item async for item in run] == [1, 2, 3]
+
+
+async def test_what_was_left_in_the_middle_goes_on() -> None:
+    """An iterator is not closed by a run that is left, so the rest of it can be read."""
+    items = iter(range(1000))
+    flow = source(items)
+    async with flow.open(buffer=1) as run:
+        async for first in run:
+            assert first == 0
+            break
+    rest = await flow.collect()
+    assert 900 < len(rest) < 1000
+    assert rest[-1] == 999
+
+
+async def test_what_was_begun_by_hand_is_read_to_its_end() -> None:
+    """Nobody but an earlier run makes it suspect, not even at its end."""
+    items = values(1)
+    assert next(items) == 1
+    assert await source(items).collect() == []
+    nothing = iter([])
+    for _ in range(2):
+        assert await source(nothing).collect() == []
+        assert await FLOW.collect(nothing) == []
+
+
+async def test_a_file_is_read_again_when_it_can_be(tmp_path: Path) -> None:
+    """After it was rewound, or has grown."""
+    path = tmp_path / "lines"
+    path.write_text("a\nb\n", encoding="utf-8")
+    for mode, options in (("r", {"encoding": "utf-8"}), ("rb", {})):
+        with path.open(mode, **options) as file:
+            flow: Flow[Any, Any] = source(file)
+            before = await flow.collect()
+            assert len(before) >= 2
+            with pytest.raises(GraphError, match="is an open file that an earlier run has used up"):
+                await flow.collect()
+            file.seek(0)
+            assert await flow.collect() == before
+            with path.open("a", encoding="utf-8") as more:
+                more.write("c\n")
+            assert len(await flow.collect()) == 1
+
+
+async def test_iterators_that_go_on_after_their_end() -> None:
+    """A consumer of a queue that ends when there is nothing for now is read again and again."""
+
+    class Consumer:
+        def __init__(self) -> None:
+            self.waiting: list[int] = []
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> int:
+            if not self.waiting:
+                raise StopIteration
+            return self.waiting.pop()
+
+    consumer = Consumer()
+    flow = source(consumer)
+    for number in range(3):
+        consumer.waiting.append(number)
+        assert await flow.collect() == [number]
+        assert await FLOW.collect(consumer) == []
+
+
+async def test_nothing_is_kept_of_what_was_read() -> None:
+    """The notes are weak."""
+
+    async def read_twice() -> weakref.ref[Any]:
+        items = values(1)
+        await FLOW.collect(items)
+        with pytest.raises(GraphError):
+            FLOW.open(items)
+        return weakref.ref(items)
+
+    gone = await read_twice()
+    gc.collect()
+    assert gone() is None

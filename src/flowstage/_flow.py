@@ -29,11 +29,12 @@ from typing import (
 
 from ._envelope import Failure, Sentinel
 from ._errors import GraphError
-from ._graph import Graph, Opening, check_source, single_end
+from ._graph import Graph, Opening, single_end
 from ._places import Threads
 from ._plan import DEFAULT_BUFFER
 from ._policies import OnError, Retry, check_count, check_number, check_on_error
 from ._report import Report
+from ._sources import check_source
 from ._stages import (
     FAILED,
     OVERFLOW,
@@ -648,7 +649,8 @@ class Flow(Generic[In, Out_co]):
                 which a warning names the stages that the end of the run waits for.
 
         Raises:
-            GraphError: the graph cannot work, or the source does not fit its inputs.
+            GraphError: the graph cannot work, the source does not fit its inputs, or it can be read
+                once and another run reads it or has used it up.
             TypeError: the source gives no items, or an option has the wrong type.
             ValueError: an option out of range.
 
@@ -826,6 +828,9 @@ def source(
 def source(items: Any, *, on: Threads | None = None, name: str | None = None) -> Flow[Any, Any]:
     """Make a flow with its items built in.
 
+    What can be read once, such as a generator, serves one run: when that has used it up, another one
+    is refused. Give the function that makes it, and every run gets its own.
+
     Args:
         items: an iterable, an async iterable, an async context manager giving one, or a function
             returning any of these, which is called afresh for each run.
@@ -833,7 +838,7 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
         name: how it is called in reports.
 
     Raises:
-        TypeError: `items` is a string, or nothing that gives items.
+        TypeError: `items` is a string, or nothing that gives items; or it is async and has a place.
 
     Example:
         >>> import anyio
@@ -848,9 +853,16 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
     check_name(name)
     if on is not None and not isinstance(on, Threads):
         raise TypeError(f"on must be a place such as Threads(1), not {on!r}")
-    if on is not None and (
-        isinstance(items, AsyncIterable) or nature_of(items).startswith("async")
-    ):
+    if on is not None and _is_async(items):
         raise TypeError("an async source is read on the event loop; leave out on=")
     label = name or (name_of(items) if callable(items) else "source")
     return Flow(Node(SourceStage(label, items, on, explicit=name is not None)).port())
+
+
+def _is_async(items: Any) -> bool:
+    """Tell whether a source is certain to need the event loop."""
+    if isinstance(items, AsyncIterable):
+        return True
+    if hasattr(type(items), "__aenter__"):
+        return not isinstance(items, Iterable)
+    return callable(items) and nature_of(items).startswith("async")

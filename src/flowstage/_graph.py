@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,6 +16,7 @@ from ._plan import DEFAULT_BUFFER, Plan, plan
 from ._policies import OnError, check_count, check_number, check_on_error
 from ._report import Report
 from ._run import Run
+from ._sources import Readings, check_source
 from ._topology import Node, Port, Topology, survey
 
 if TYPE_CHECKING:
@@ -209,8 +210,6 @@ class Graph:
             if node not in inputs or node is None:
                 raise GraphError(f"{safe_repr(flow)} is no Input of this graph; they are {names}")
             check_source("open", items)
-            if any(items is other for other in found.values()) and _is_one_shot(items):
-                raise GraphError("one iterator cannot feed two inputs: each would get part of it")
             found[node] = items
         return found
 
@@ -233,32 +232,6 @@ class Graph:
         return await self.open(source, **options).drain()
 
 
-def check_source(verb: str, items: Any) -> None:
-    """Refuse what cannot be read as a source.
-
-    Raises:
-        TypeError: it is a string, a flow, or nothing that gives items.
-    """
-    if isinstance(getattr(items, "_port", None), Port):
-        raise TypeError(f"{verb}() takes a source of items, and {items!r} is a flow; build on it")
-    if isinstance(items, (str, bytes)):
-        raise TypeError(
-            f"{verb}() takes a source of items, not a string; put {safe_repr(items)} into a list"
-        )
-    if isinstance(items, (Iterable, AsyncIterable)) or callable(items):
-        return
-    if hasattr(items, "__aenter__") or hasattr(items, "__getitem__"):
-        return
-    raise TypeError(
-        f"{verb}() takes an iterable, an async iterable, an async context manager giving one, or a "
-        f"function returning one of these, not {safe_repr(items)}"
-    )
-
-
-def _is_one_shot(items: Any) -> bool:
-    return hasattr(items, "__next__") or hasattr(items, "__anext__")
-
-
 class Opening(Generic[In, Out_co]):
     """The `async with` block that brings a graph to life. Made by `open`; used once."""
 
@@ -273,6 +246,8 @@ class Opening(Generic[In, Out_co]):
         self._plan = layout
         self._sources = sources
         self._options = options
+        self._readings = Readings(topology, sources)
+        self._readings.check()
         self._pour: Sequence[MutableSequence[Any]] | None = None
         self._run: Run[In, Out_co] | None = None
 
@@ -284,9 +259,15 @@ class Opening(Generic[In, Out_co]):
     async def __aenter__(self) -> Run[In, Out_co]:
         if self._run is not None:
             raise RuntimeError("an opening is entered once; call open() again for another run")
+        self._readings.check()  # once more: an opening may be kept while another run begins
         live = Live(self._topology, self._plan, self._sources, pour=self._pour, **self._options)
+        self._readings.begin(live)
         self._run = run = Run[In, Out_co](live)
-        await run.enter()
+        try:
+            await run.enter()
+        except BaseException:
+            self._readings.end()
+            raise
         return run
 
     async def __aexit__(
@@ -296,7 +277,10 @@ class Opening(Generic[In, Out_co]):
         traceback: TracebackType | None,
     ) -> bool | None:  # as `bool`, checkers would take a `return` in the block for one that may not
         assert self._run is not None
-        return await self._run.leave(exc)
+        try:
+            return await self._run.leave(exc)
+        finally:
+            self._readings.end()
 
     def _check_fed(self, verb: str) -> None:
         """Refuse to wait for items that nobody will send.

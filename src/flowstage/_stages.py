@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import types
 from collections.abc import Callable, Hashable
+from contextlib import _AsyncGeneratorContextManager
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -105,6 +107,30 @@ def check_name(name: object) -> None:
         raise TypeError(f"name must be a string, not {name!r}")
     if not name:
         raise ValueError("name must not be empty")
+
+
+ENTERED_ONCE = _AsyncGeneratorContextManager
+"""What calling an `asynccontextmanager` gives: it can be entered once."""
+
+
+def is_one_shot(items: object) -> bool:
+    """Tell whether what is read as a source can be read once."""
+    return (
+        hasattr(items, "__next__") or hasattr(items, "__anext__") or isinstance(items, ENTERED_ONCE)
+    )
+
+
+def one_shot_kind(items: object) -> str:
+    """Say what a one-shot source is."""
+    if inspect.isgenerator(items):
+        return "a generator"
+    if inspect.isasyncgen(items):
+        return "an async generator"
+    if isinstance(items, ENTERED_ONCE):
+        return "an async context manager"
+    if isinstance(items, io.IOBase):
+        return "an open file"
+    return "an iterator"
 
 
 @frozen

@@ -35,6 +35,8 @@ from ._stages import (
     TransformStage,
     ZipLatestStage,
     ZipStage,
+    is_one_shot,
+    one_shot_kind,
 )
 
 
@@ -157,14 +159,15 @@ def survey(ends: Mapping[str, Port]) -> Topology:
     """Find and check the graph that leads to the ends.
 
     Raises:
-        GraphError: two stages were given the same name, a branch of a fan-out is read by nobody, or
-            the graph has no place where items enter.
+        GraphError: two stages were given the same name, a branch of a fan-out is read by nobody, two
+            sources read one iterator, or the graph has no place where items enter.
     """
     nodes = above(*ends.values())
     names = _names(nodes)
     _check_branches(nodes, ends, names)
     if not any(isinstance(node.stage, (InputStage, SourceStage)) for node in nodes):
         raise GraphError("the graph has neither an Input nor a source")
+    _check_sources(nodes, names)
     aligned = _aligned(nodes)
     edges: list[Edge] = []
     into: dict[Node, list[Edge]] = {}
@@ -232,6 +235,20 @@ def _check_branches(
                 raise GraphError(
                     f"nobody reads branch {key!r} of {names[node]!r}; use every branch, "
                     "or make the graph with Graph(...) so that the unused one is an end of it"
+                )
+
+
+def _check_sources(nodes: Iterable[Node], names: Mapping[Node, str]) -> None:
+    """Refuse sources that would take each other's items: each would get part of one iterator."""
+    readers: dict[int, Node] = {}
+    for node in nodes:
+        if isinstance(node.stage, SourceStage) and is_one_shot(node.stage.items):
+            other = readers.setdefault(id(node.stage.items), node)
+            if other is not node:
+                raise GraphError(
+                    f"sources {names[other]!r} and {names[node]!r} read the same "
+                    f"{one_shot_kind(node.stage.items).partition(' ')[2]}, and each would get part "
+                    "of it; make one flow of it and use that twice"
                 )
 
 
