@@ -55,6 +55,7 @@ from ._stages import (
     TapStage,
     TransformStage,
     check_callable,
+    check_function,
     check_name,
     check_options,
     name_of,
@@ -345,9 +346,7 @@ class Flow(Generic[In, Out_co]):
     def _plain_call(
         self, kind: type[CallStage], verb: str, fn: Callable[..., Any], options: dict[str, Any]
     ) -> Flow[In, Any]:
-        check_callable(verb, fn)
-        if nature_of(fn) in ("generator", "async generator"):
-            raise TypeError(f"{verb}({name_of(fn)}): a generator function does nothing when called")
+        check_function(verb, fn)
         return self._call(kind, verb, fn, options)
 
     def _call(
@@ -497,7 +496,8 @@ class Flow(Generic[In, Out_co]):
 
         Raises:
             ValueError: no branches, one named twice, or a default that is none of them.
-            TypeError: a branch name that cannot be hashed.
+            TypeError: a branch name that cannot be hashed, or `key` is no function or a generator
+                function.
 
         Example:
             >>> import anyio
@@ -511,7 +511,7 @@ class Flow(Generic[In, Out_co]):
             >>> sorted(anyio.run(told.collect))
             [3, 4]
         """
-        check_callable("route", key)
+        check_function("route", key)
         check_name(name)
         if isinstance(branches, (str, bytes)):
             raise TypeError(f"branches must be several names, not the string {branches!r}")

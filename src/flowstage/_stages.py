@@ -99,6 +99,13 @@ def check_callable(verb: str, fn: object) -> None:
         raise TypeError(f"{verb}() takes a function, not {safe_repr(fn)}")
 
 
+def check_function(verb: str, fn: Callable[..., Any]) -> None:
+    """Refuse what cannot be called for a result: what is no function, or a generator function."""
+    check_callable(verb, fn)
+    if nature_of(fn) in ("generator", "async generator"):
+        raise TypeError(f"{verb}({name_of(fn)}): a generator function does nothing when called")
+
+
 def check_name(name: object) -> None:
     """Refuse what cannot name a stage."""
     if name is None:
