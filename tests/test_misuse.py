@@ -81,6 +81,17 @@ CASES: dict[str, Case] = {
         TypeError,
         r"map\(plain, timeout=\.\.\.\): a plain function on the event loop cannot be timed out",
     ),
+    "timeout of a method": (
+        lambda: FLOW.map(str.upper, timeout=1),
+        TypeError,
+        r"map\(upper, timeout=\.\.\.\): a plain function on the event loop cannot be timed out",
+    ),
+    "timeout of a builtin": (lambda: FLOW.map(len, timeout=1), TypeError, "cannot be timed out"),
+    "concurrency of a method": (
+        lambda: FLOW.map(bytes.decode, concurrency=2),
+        ValueError,
+        r"map\(decode, concurrency=2\): a plain function",
+    ),
     "timeout nan": (
         lambda: FLOW.map(later, timeout=math.nan),
         ValueError,
@@ -505,3 +516,9 @@ async def test_nothing_is_kept_of_what_was_read() -> None:
     gone = await read_twice()
     gc.collect()
     assert gone() is None
+
+
+async def test_a_method_that_may_give_an_awaitable() -> None:
+    """It is seen at its first result."""
+    flow: Flow[Any, Any] = Input()
+    assert await flow.map(list.pop, timeout=9, concurrency=2).collect([[later(1)]]) == [1]

@@ -44,6 +44,10 @@ FAILED: Hashable = _Way("failures")
 OVERFLOW = ("block", "drop_oldest", "drop_newest", "error")
 
 
+_OF_VALUES = (str, bytes, bytearray, int, float, complex)
+"""Types no method of which gives an awaitable; `list.pop` might, if there is one in the list."""
+
+
 def nature_of(fn: Callable[..., Any]) -> Nature:
     """Tell what can be seen of a callable without calling it.
 
@@ -56,6 +60,8 @@ def nature_of(fn: Callable[..., Any]) -> Nature:
     if seen is not None:
         return seen
     if isinstance(fn, (types.BuiltinFunctionType, type)):
+        return "plain"
+    if isinstance(fn, types.MethodDescriptorType) and fn.__objclass__ in _OF_VALUES:
         return "plain"
     call = getattr(type(fn), "__call__", None)  # noqa: B004 - the class's own, to look at
     while isinstance(call, functools.partialmethod):  # pragma: no cover - exotic
