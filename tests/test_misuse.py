@@ -43,6 +43,13 @@ class Callable_:
         return item
 
 
+class Observer:
+    before_stage = None
+
+    def after_stage(self, *details: Any) -> None:
+        raise AssertionError("never called")
+
+
 FLOW = Input[Any]()
 PLACE = Threads(1)
 ONCE = values(1)
@@ -238,6 +245,23 @@ CASES: dict[str, Case] = {
         lambda: FLOW.open(observers=[3]),
         TypeError,
         "an observer has before_stage or after_stage, and 3 has neither",
+    ),
+    "observers none": (
+        lambda: FLOW.open(observers=None),
+        TypeError,
+        "observers must be a sequence; pass a list, not None",
+    ),
+    "observers one": (lambda: FLOW.open(observers=Observer()), TypeError, "observers .* a list"),
+    "observers text": (lambda: FLOW.open(observers="ab"), TypeError, "observers .* pass a list"),
+    "observer without a function": (
+        lambda: FLOW.open(observers=[Observer()]),
+        TypeError,
+        "before_stage of an observer must be a function, not None; leave it out for none",
+    ),
+    "timing": (
+        lambda: FLOW.open(timing="no"),
+        TypeError,
+        "timing must be True or False, not 'no'",
     ),
     # sources
     "text as source": (

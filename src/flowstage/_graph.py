@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 In = TypeVar("In")
 Out_co = TypeVar("Out_co", covariant=True)
+
+_HOOKS = ("before_stage", "after_stage")
 
 
 @frozen
@@ -170,16 +172,12 @@ class Graph:
         check_number("close_timeout", close_timeout, minimum=0)
         if context is not None and not isinstance(context, Mapping):
             raise TypeError(f"context must be a mapping, not {safe_repr(context)}")
-        for observer in observers:
-            if not (hasattr(observer, "before_stage") or hasattr(observer, "after_stage")):
-                raise TypeError(
-                    f"an observer has before_stage or after_stage, and {safe_repr(observer)} has "
-                    "neither"
-                )
+        if not isinstance(timing, bool):
+            raise TypeError(f"timing must be True or False, not {safe_repr(timing)}")
         options = {
             "on_error": on_error,
-            "timing": bool(timing),
-            "observers": tuple(observers),
+            "timing": timing,
+            "observers": check_observers(observers),
             "context": context,
             "close_timeout": close_timeout,
         }
@@ -230,6 +228,30 @@ class Graph:
             GraphError: an `Input` was given no source.
         """
         return await self.open(source, **options).drain()
+
+
+def check_observers(observers: Any) -> tuple[Any, ...]:
+    """Give the observers of a run, or refuse them.
+
+    Raises:
+        TypeError: they are no sequence, or one of them has no hook, or one that cannot be called.
+    """
+    if isinstance(observers, (str, bytes, Mapping)) or not isinstance(observers, Iterable):
+        raise TypeError(f"observers must be a sequence; pass a list, not {safe_repr(observers)}")
+    found = tuple(observers)
+    for observer in found:
+        hooks = [name for name in _HOOKS if hasattr(observer, name)]
+        if not hooks:
+            raise TypeError(
+                f"an observer has before_stage or after_stage, and {safe_repr(observer)} has neither"
+            )
+        for name in hooks:
+            if not callable(getattr(observer, name)):
+                raise TypeError(
+                    f"{name} of an observer must be a function, not "
+                    f"{safe_repr(getattr(observer, name))}; leave it out for none"
+                )
+    return found
 
 
 class Opening(Generic[In, Out_co]):
