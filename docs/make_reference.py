@@ -158,7 +158,11 @@ def _parameters(function: Any, *, method: bool) -> str:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError:
         return "()"
-    bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters[method:]]
+    bare = [
+        p.replace(annotation=inspect.Parameter.empty)
+        for p in parameters[method:]
+        if p.name != "unknown"  # what is refused, with a list of the options
+    ]
     return re.sub(r"<[^>]*>", "...", str(inspect.Signature(bare)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import inspect
 import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -348,6 +349,25 @@ async def test_collect_without_a_source() -> None:
         await FLOW.map(plain).collect()
     with pytest.raises(GraphError, match=r"drain\(\) needs a source for input 'numbers'"):
         await Input("numbers").drain()
+
+
+async def test_an_option_that_is_none() -> None:
+    """Told in the name of the verb that was called, with those that there are."""
+    for owner, verbs in (
+        (FLOW, ("open", "collect", "drain", "call")),
+        (Graph(FLOW), ("open", "collect", "drain")),
+    ):
+        for verb in verbs:
+            told = (
+                rf"^{verb}\(\) has no option 'buffers'; its options are buffer, close_timeout, con"
+            )
+            with pytest.raises(TypeError, match=told):
+                begun = getattr(owner, verb)([1], buffers=3)
+                await begun
+    known = set(inspect.signature(Flow.open).parameters) - {"self", "source", "unknown"}
+    with pytest.raises(TypeError) as caught:
+        FLOW.open(buffers=3)
+    assert set(str(caught.value).partition("options are ")[2].split(", ")) == known
 
 
 async def test_sending_where_nothing_can_be_sent() -> None:

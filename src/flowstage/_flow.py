@@ -19,6 +19,7 @@ from typing import (
     Concatenate,
     Generic,
     Literal,
+    Never,
     NoReturn,
     ParamSpec,
     TypedDict,
@@ -29,7 +30,7 @@ from typing import (
 
 from ._envelope import Failure, Sentinel
 from ._errors import GraphError
-from ._graph import Graph, Opening, single_end
+from ._graph import Graph, Opening, check_open_options, single_end
 from ._places import Threads
 from ._plan import DEFAULT_BUFFER
 from ._policies import OnError, Retry, check_count, check_number, check_on_error
@@ -627,6 +628,7 @@ class Flow(Generic[In, Out_co]):
         observers: Sequence[Any] = (),
         context: Mapping[str, Any] | None = None,
         close_timeout: float = 10.0,
+        **unknown: Never,
     ) -> Opening[In, Out_co]:
         """Make an async context manager that runs the flow and gives its `Run`.
 
@@ -666,6 +668,7 @@ class Flow(Generic[In, Out_co]):
             >>> anyio.run(main)
             '1'
         """
+        check_open_options("open", unknown)
         opening: Opening[In, Out_co] = self.graph.open(
             source,
             buffer=buffer,
@@ -703,6 +706,7 @@ class Flow(Generic[In, Out_co]):
             >>> anyio.run(Input[int]().map(str).collect, [1, 2])
             ['1', '2']
         """
+        check_open_options("collect", options)
         results: list[Any] = []
         await self.open(source, context=context, **options).pour("collect", [results])
         return results
@@ -733,6 +737,7 @@ class Flow(Generic[In, Out_co]):
             >>> anyio.run(Input[int]().map(str).call, 1)
             '1'
         """
+        check_open_options("call", options)
         async with self.open(**options) as run:
             await run.send(item, context=context)
             run.finish()
@@ -772,6 +777,7 @@ class Flow(Generic[In, Out_co]):
             1
             2
         """
+        check_open_options("drain", options)
         return await self.open(source, context=context, **options).drain()
 
 

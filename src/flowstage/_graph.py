@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
 
 from attrs import frozen
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 In = TypeVar("In")
 Out_co = TypeVar("Out_co", covariant=True)
 
+_OPTIONS = ("buffer", "close_timeout", "context", "observers", "on_error", "timing")
 _HOOKS = ("before_stage", "after_stage")
 
 
@@ -165,8 +166,10 @@ class Graph:
         observers: Sequence[Any] = (),
         context: Mapping[str, Any] | None = None,
         close_timeout: float = 10.0,
+        **unknown: Never,
     ) -> Opening[Any, Any]:
         """Make an async context manager that runs the graph; see `Flow.open`."""
+        check_open_options("open", unknown)
         check_count("buffer", buffer, minimum=0)
         check_on_error(on_error)
         check_number("close_timeout", close_timeout, minimum=0)
@@ -217,6 +220,7 @@ class Graph:
         Raises:
             GraphError: an `Input` was given no source.
         """
+        check_open_options("collect", options)
         results: dict[str, list[Any]] = {name: [] for name in self._topology.ends}
         await self.open(source, **options).pour("collect", list(results.values()))
         return results
@@ -227,7 +231,21 @@ class Graph:
         Raises:
             GraphError: an `Input` was given no source.
         """
+        check_open_options("drain", options)
         return await self.open(source, **options).drain()
+
+
+def check_open_options(verb: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is no option of `open`, in the name of the verb that was called.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(
+                f"{verb}() has no option {name!r}; its options are {', '.join(_OPTIONS)}"
+            )
 
 
 def check_observers(observers: Any) -> tuple[Any, ...]:

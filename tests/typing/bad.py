@@ -125,6 +125,8 @@ urls.pipe(operators.throttle, "fast")  # error: arg-type
 async def run_them() -> None:
     await numbers.collect([1])  # error: list-item
     await numbers.collect(["1"], buffer="2")  # error: arg-type
+    await numbers.collect(["1"], buffers=2)  # error: call-arg
+    numbers.open(buffers=2)  # error: arg-type
     await numbers.call(1)  # error: arg-type
     await numbers.drain(1)  # error: arg-type
     text: str = await numbers.call("1")  # error: assignment
