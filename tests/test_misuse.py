@@ -11,6 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -349,6 +350,44 @@ async def test_collect_without_a_source() -> None:
         await FLOW.map(plain).collect()
     with pytest.raises(GraphError, match=r"drain\(\) needs a source for input 'numbers'"):
         await Input("numbers").drain()
+
+
+async def test_names_are_no_inputs() -> None:
+    """A source is given to the flow, not to its name."""
+    a, b = Input[int]("a"), Input[int]("b")
+    told = r"^a mapping of sources takes one of this graph's Input flows \('a', 'b'\), not 'a'"
+    with pytest.raises(GraphError, match=told):
+        await merge(a, b).collect({"a": [1], "b": [2]})
+    with pytest.raises(GraphError, match=told):
+        await Graph(a, b).drain({"a": [1], "b": [2]})
+
+
+async def test_calling_what_has_not_one_input() -> None:
+    """Nothing is said that cannot be done."""
+    with pytest.raises(
+        GraphError, match=r"call\(\) needs an Input .* use collect\(\) or drain"
+    ) as one:
+        await source([1]).map(int).call("x")
+    assert "open the flow" not in str(one.value)
+    with pytest.raises(GraphError, match=r"one Input, and this one has several \('a', 'b'\)"):
+        await merge(Input("a"), Input("b")).call(1)
+
+
+@pytest.mark.parametrize("context", [3, "ab", (("a", 1),), MappingProxyType({}), []])
+async def test_a_context_that_cannot_be_written_to(context: Any) -> None:
+    """Refused, although nobody looks at it."""
+    with pytest.raises(TypeError, match="context must be a mutable mapping such as a dict, not"):
+        await FLOW.map(plain).call(1, context=context)
+
+
+async def test_an_opening_is_no_plain_block_and_no_awaitable() -> None:
+    """It says how it is to be written."""
+    for flow in (FLOW, Graph(FLOW)):
+        with pytest.raises(TypeError, match=r"write 'async with flow\.open"):
+            with flow.open():
+                raise AssertionError("entered")
+        with pytest.raises(TypeError, match=r"write 'async with flow\.open"):
+            await flow.open()
 
 
 async def test_an_option_that_is_none() -> None:

@@ -33,7 +33,7 @@ from ._errors import GraphError
 from ._graph import Graph, Opening, check_open_options, single_end
 from ._places import Threads
 from ._plan import DEFAULT_BUFFER
-from ._policies import OnError, Retry, check_count, check_number, check_on_error
+from ._policies import OnError, Retry, check_context, check_count, check_number, check_on_error
 from ._report import Report
 from ._sources import check_source
 from ._stages import (
@@ -729,6 +729,7 @@ class Flow(Generic[In, Out_co]):
             LookupError: nothing came out, or more than one result; if the item was skipped, the
                 error is its cause.
             GraphError: the flow has no single `Input`.
+            TypeError: `context` is no mutable mapping, or an option has the wrong type.
             Exception: what a stage raised, as it is.
 
         Example:
@@ -738,7 +739,11 @@ class Flow(Generic[In, Out_co]):
             '1'
         """
         check_open_options("call", options)
-        async with self.open(**options) as run:
+        if context is not None:
+            check_context(context)
+        opening = self.open(**options)
+        opening.check_called()
+        async with opening as run:
             await run.send(item, context=context)
             run.finish()
             results = [result async for result in run]

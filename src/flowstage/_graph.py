@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 In = TypeVar("In")
 Out_co = TypeVar("Out_co", covariant=True)
 
+_HOW_TO_OPEN = "open() gives a block: write 'async with flow.open(...) as run', then read run"
 _OPTIONS = ("buffer", "close_timeout", "context", "observers", "on_error", "timing")
 _HOOKS = ("before_stage", "after_stage")
 
@@ -209,7 +210,7 @@ class Graph:
             port = getattr(flow, "_port", None)
             node = port.node if isinstance(port, Port) else None
             if node not in inputs or node is None:
-                raise GraphError(f"{safe_repr(flow)} is no Input of this graph; they are {names}")
+                raise self._topology.no_input(flow, "a mapping of sources")
             check_source("open", items)
             found[node] = items
         return found
@@ -292,9 +293,18 @@ class Opening(Generic[In, Out_co]):
         self._run: Run[In, Out_co] | None = None
 
     def __aiter__(self) -> Any:
-        raise TypeError(
-            "open() gives a block: write 'async with flow.open(...) as run', then read run"
-        )
+        raise TypeError(_HOW_TO_OPEN)
+
+    if not TYPE_CHECKING:  # where it is wrong already, and should stay so
+
+        def __await__(self):
+            raise TypeError(_HOW_TO_OPEN)
+
+        def __enter__(self):
+            raise TypeError(_HOW_TO_OPEN)
+
+        def __exit__(self, *_):
+            raise TypeError(_HOW_TO_OPEN)
 
     async def __aenter__(self) -> Run[In, Out_co]:
         if self._run is not None:
@@ -334,6 +344,25 @@ class Opening(Generic[In, Out_co]):
                     f"{verb}() needs a source for input {self._topology.names[node]!r}: "
                     f"pass one, or use open() and send"
                 )
+
+    def check_called(self) -> None:
+        """Refuse to call a graph that has not one place for the item to enter.
+
+        Raises:
+            GraphError: it has no `Input`, or several.
+        """
+        inputs = self._topology.inputs()
+        if not inputs:
+            raise GraphError(
+                "call() needs an Input to send its item to, and this graph has none: "
+                "its items come from its own sources; use collect() or drain()"
+            )
+        if len(inputs) > 1:
+            names = ", ".join(repr(self._topology.names[node]) for node in inputs)
+            raise GraphError(
+                f"call() needs a graph with one Input, and this one has several ({names}); "
+                "use open() and run.send(item, to=flow)"
+            )
 
     async def pour(self, verb: str, lists: Sequence[MutableSequence[Any]]) -> Run[In, Out_co]:
         """Run to the end and put what comes out at each end into a list.

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 from attrs import Factory, field, frozen
 
-from ._errors import GraphError
+from ._errors import GraphError, safe_repr
 from ._stages import (
     FAILED,
     MAIN,
@@ -127,6 +127,17 @@ class Topology:
     def inputs(self) -> tuple[Node, ...]:
         """Give the nodes where pushed items may enter."""
         return tuple(node for node in self.nodes if isinstance(node.stage, InputStage))
+
+    def no_input(self, given: object, where: str) -> GraphError:
+        """Make the error for what was given, somewhere, in the place of an `Input` of this graph."""
+        inputs = ", ".join(repr(self.names[node]) for node in self.inputs())
+        if not inputs:
+            return GraphError(f"{safe_repr(given)} is no Input of this graph; it has none")
+        if isinstance(getattr(given, "_port", None), Port):
+            return GraphError(f"{safe_repr(given)} is no Input of this graph; they are {inputs}")
+        return GraphError(
+            f"{where} takes one of this graph's Input flows ({inputs}), not {safe_repr(given)}"
+        )
 
     def entries(self) -> tuple[Node, ...]:
         """Give the nodes where items enter."""
