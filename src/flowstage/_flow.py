@@ -30,7 +30,8 @@ from typing import (
 
 from ._envelope import Failure, Sentinel
 from ._errors import GraphError
-from ._graph import Graph, Opening, check_open_options, single_end
+from ._graph import Graph, single_end
+from ._opening import Opening, check_open_options
 from ._places import Threads
 from ._plan import DEFAULT_BUFFER
 from ._policies import OnError, Retry, check_context, check_count, check_number, check_on_error
