@@ -45,6 +45,26 @@ class Callable_:
         return item
 
 
+def with_context(item: Any, context: Any) -> Any:
+    return item
+
+
+def with_context_by_name(item: Any, *, context: Any) -> Any:
+    return item
+
+
+async def with_context_async(item: Any, more: int = 3, *, context: Any) -> Any:
+    return item
+
+
+class Method:
+    def with_context(self, item: Any, context: Any) -> Any:
+        return item
+
+    def of_context(self, context: Any) -> Any:
+        return context
+
+
 class Observer:
     before_stage = None
 
@@ -180,6 +200,26 @@ CASES: dict[str, Case] = {
     "async generator in map": (lambda: FLOW.map(async_values), TypeError, "use flat_map"),
     "generator in filter": (lambda: FLOW.filter(values), TypeError, "does nothing when called"),
     "generator in tap": (lambda: FLOW.tap(async_values), TypeError, "does nothing when called"),
+    "context not passed": (
+        lambda: FLOW.map(with_context),
+        TypeError,
+        r"map\(with_context\): 'with_context' needs an argument 'context', .* pass_context=True",
+    ),
+    "context not passed to a method": (
+        lambda: FLOW.filter(Method().with_context),
+        TypeError,
+        "pass_context=True",
+    ),
+    "context not passed by name": (
+        lambda: FLOW.flat_map(with_context_by_name, on=PLACE),
+        TypeError,
+        "pass_context=True",
+    ),
+    "context not passed to an async function": (
+        lambda: FLOW.tap(with_context_async),
+        TypeError,
+        "pass_context=True",
+    ),
     "no function": (lambda: FLOW.map(3), TypeError, r"map\(\) takes a function, not 3"),
     "none": (lambda: FLOW.filter(None), TypeError, r"filter\(\) takes a function, not None"),
     "coroutine": (
@@ -599,6 +639,38 @@ async def test_nothing_is_kept_of_what_was_read() -> None:
     gone = await read_twice()
     gc.collect()
     assert gone() is None
+
+
+async def test_an_argument_named_context_that_is_none_of_ours() -> None:
+    """The item itself, one with a default, or one that somebody else gives."""
+
+    def item_named_so(context: Any) -> Any:
+        return context
+
+    def optional(item: Any, context: Any = 1) -> Any:
+        return item
+
+    def optional_by_name(item: Any, *, context: Any = 1) -> Any:
+        return item
+
+    def given(fn: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fn)
+        def wrapper(item: Any, *more: Any) -> Any:
+            return fn(item, context=more)
+
+        return wrapper
+
+    for fn in (
+        item_named_so,
+        Method().of_context,
+        optional,
+        optional_by_name,
+        given(with_context),
+        functools.partial(with_context, context=1),
+        lambda item, *context: item,
+        lambda item, **context: item,
+    ):
+        assert await FLOW.map(fn).collect([7]) == [7]
 
 
 async def test_a_method_that_may_give_an_awaitable() -> None:

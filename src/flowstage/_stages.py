@@ -186,6 +186,11 @@ def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
     nature = nature_of(fn)
     name = name_of(fn)
     is_async = nature in ("async", "async generator")
+    if not options.pass_context and _needs_context(fn):
+        raise TypeError(
+            f"{verb}({name}): {name!r} needs an argument 'context', which it is given with "
+            "pass_context=True"
+        )
     if options.on is not None and is_async:
         raise TypeError(
             f"{verb}({name}, on=...): {name!r} is async and runs on the event loop; "
@@ -203,6 +208,25 @@ def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
             f"{verb}({name}, concurrency={options.concurrency}): a plain function on the event loop "
             "runs one call at a time; run it in a place (on=Threads(...)) or make it async"
         )
+
+
+_SAID_BY_WRAPPERS = {"__wrapped__", "__signature__"}
+
+
+def _needs_context(fn: Callable[..., Any]) -> bool:
+    """Tell whether a function is certain to fail without a `context` beside its item.
+
+    A wrapper may have one to give, whatever it says of itself; so only bare functions are looked at.
+    """
+    bare = fn.__func__ if isinstance(fn, types.MethodType) else fn
+    if not isinstance(bare, types.FunctionType) or vars(bare).keys() & _SAID_BY_WRAPPERS:
+        return False
+    code = bare.__code__
+    names = code.co_varnames[: code.co_argcount]
+    if "context" in names[1 if bare is fn else 2 :]:
+        return names.index("context") < len(names) - len(bare.__defaults__ or ())
+    only = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return "context" in only and "context" not in (bare.__kwdefaults__ or ())
 
 
 @frozen(eq=False)
