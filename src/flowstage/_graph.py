@@ -118,8 +118,21 @@ class Graph:
 
     @property
     def bound(self) -> int:
-        """The most items that a run can hold at once, with the default `buffer`."""
+        """The most items that a run can hold at once, with the default `buffer`.
+
+        Of a run that was opened with another one, `run.graph.bound` tells.
+        """
         return self.plan().bound
+
+    def bound_with(self, buffer: int) -> int:
+        """Give the most items that a run can hold at once that is opened with a `buffer`.
+
+        Raises:
+            ValueError: `buffer` is negative.
+            TypeError: `buffer` is not a whole number.
+        """
+        check_count("buffer", buffer, minimum=0)
+        return self.plan(buffer).bound
 
     def plan(self, buffer: int = DEFAULT_BUFFER) -> Plan:
         """Give the plan of a run whose plain edges hold `buffer` items; for tools and the curious."""

@@ -101,6 +101,7 @@ zip(urls, source([1]), strict="yes")  # error: call-overload
 zip_latest()  # error: call-overload
 concat("ab")  # error: call-overload
 Graph(urls, numbers=3)  # error: arg-type
+Graph(urls).bound_with("3")  # error: arg-type
 failure_of("a")  # error: arg-type
 
 # Variance.
