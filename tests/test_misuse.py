@@ -423,11 +423,12 @@ async def test_a_context_that_cannot_be_written_to(context: Any) -> None:
 async def test_an_opening_is_no_plain_block_and_no_awaitable() -> None:
     """It says how it is to be written."""
     for flow in (FLOW, Graph(FLOW)):
+        opening: Any = flow.open()
         with pytest.raises(TypeError, match=r"write 'async with flow\.open"):
-            with flow.open():
+            with opening:
                 raise AssertionError("entered")
         with pytest.raises(TypeError, match=r"write 'async with flow\.open"):
-            await flow.open()
+            await opening
 
 
 async def test_an_option_that_is_none() -> None:

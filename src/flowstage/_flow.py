@@ -709,7 +709,7 @@ class Flow(Generic[In, Out_co]):
         """
         check_open_options("collect", options)
         results: list[Any] = []
-        await self.open(source, context=context, **options).pour("collect", [results])
+        await self._open(options, source, context).pour("collect", [results])
         return results
 
     async def call(
@@ -742,7 +742,7 @@ class Flow(Generic[In, Out_co]):
         check_open_options("call", options)
         if context is not None:
             check_context(context)
-        opening = self.open(**options)
+        opening = self._open(options)
         opening.check_called()
         async with opening as run:
             await run.send(item, context=context)
@@ -784,7 +784,12 @@ class Flow(Generic[In, Out_co]):
             2
         """
         check_open_options("drain", options)
-        return await self.open(source, context=context, **options).drain()
+        return await self._open(options, source, context).drain()
+
+    def _open(
+        self, options: Mapping[str, Any], source: Any = None, context: Any = None
+    ) -> Opening[In, Out_co]:
+        return self.open(source, context=context, **options)
 
 
 class Input(Flow[T, T]):
@@ -814,13 +819,13 @@ class Input(Flow[T, T]):
 
 @overload
 def source(
-    items: Items[T], *, on: Threads | None = None, name: str | None = None
+    items: Items[T | Sentinel[Any]], *, on: Threads | None = None, name: str | None = None
 ) -> Flow[Any, T]: ...
 
 
 @overload
 def source(
-    items: AbstractAsyncContextManager[Items[T], Any],
+    items: AbstractAsyncContextManager[Items[T | Sentinel[Any]], Any],
     *,
     on: None = None,
     name: str | None = None,
@@ -829,8 +834,10 @@ def source(
 
 @overload
 def source(
-    items: Callable[[], Items[T] | AbstractAsyncContextManager[Items[T], Any]]
-    | Callable[[], Coroutine[Any, Any, Items[T]]],
+    items: Callable[
+        [], Items[T | Sentinel[Any]] | AbstractAsyncContextManager[Items[T | Sentinel[Any]], Any]
+    ]
+    | Callable[[], Coroutine[Any, Any, Items[T | Sentinel[Any]]]],
     *,
     on: Threads | None = None,
     name: str | None = None,

@@ -95,6 +95,7 @@ Threads("4")  # error: arg-type
 # What is no flow, no source.
 source(3)  # error: call-overload
 source(parse)  # error: arg-type
+texts: Flow[Any, str] = source(["a", Sentinel(1), 2])  # error: list-item
 merge(urls, [1])  # error: call-overload
 gather(urls, 3)  # error: call-overload
 zip(urls, source([1]), strict="yes")  # error: call-overload

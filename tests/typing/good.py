@@ -129,6 +129,16 @@ def counts() -> Iterator[int]:
     yield 0
 
 
+def segments() -> Iterator[str | Sentinel[str]]:
+    yield "a"
+    yield Sentinel("end of segment")
+
+
+@asynccontextmanager
+async def segments_feed() -> AsyncIterator[Iterator[str | Sentinel[str]]]:
+    yield segments()
+
+
 urls = Input[str]("url")
 numbers = Input[int]()
 assert_type(urls, Input[str])
@@ -140,6 +150,10 @@ assert_type(source(ticks), Flow[Any, float])
 assert_type(source(ticks()), Flow[Any, float])
 assert_type(source(feed), Flow[Any, bytes])
 assert_type(source(feed()), Flow[Any, bytes])
+assert_type(source(segments), Flow[Any, str])
+assert_type(source(segments()), Flow[Any, str])
+assert_type(source(segments_feed), Flow[Any, str])
+assert_type(source(segments_feed()), Flow[Any, str])
 assert_type(source(lambda: range(3), on=Threads(1), name="numbers"), Flow[Any, int])
 
 # -- verbs ------------------------------------------------------------------------------------------
