@@ -13,6 +13,9 @@ equal. What is said of `transform` holds for all that remember something:
 * An interrupt makes them forget: they begin afresh with the next item. One that has ended stays ended.
 * What a function of yours raises ends the run, whatever its `on_error`.
 
+mypy finds no type for a lambda that `pipe` passes on, and the flow becomes one of `Any`. Where types are
+checked, call the operator itself: `take_while(numbers, lambda number: number > 0)`.
+
 A function may be plain or async. Some of these share their name with a builtin, so import the module
 (`from flowstage import operators`) where you need both.
 """

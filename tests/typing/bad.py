@@ -141,6 +141,8 @@ async def run_them() -> None:
         found: list[str] = [item async for item in run.output(numbers)]  # error: misc
         run.output(3)  # error: call-overload
         await run.send(Sentinel("end"))  # error: arg-type
+        run.report().stages[0].calls.median  # error: attr-defined
+        run.report().timing.latency  # error: union-attr
         print(text, found)
 
 
