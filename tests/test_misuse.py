@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import functools
 import gc
 import inspect
+import itertools
+import logging
 import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -604,20 +607,21 @@ async def test_a_file_is_read_again_when_it_can_be(tmp_path: Path) -> None:
             assert len(await flow.collect()) == 1
 
 
+class Consumer:
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.waiting:
+            raise StopIteration
+        return self.waiting.pop()
+
+
 async def test_iterators_that_go_on_after_their_end() -> None:
     """A consumer of a queue that ends when there is nothing for now is read again and again."""
-
-    class Consumer:
-        def __init__(self) -> None:
-            self.waiting: list[int] = []
-
-        def __iter__(self) -> Any:
-            return self
-
-        def __next__(self) -> int:
-            if not self.waiting:
-                raise StopIteration
-            return self.waiting.pop()
 
     consumer = Consumer()
     flow = source(consumer)
@@ -625,6 +629,44 @@ async def test_iterators_that_go_on_after_their_end() -> None:
         consumer.waiting.append(number)
         assert await flow.collect() == [number]
         assert await FLOW.collect(consumer) == []
+
+
+MADE_OF_OTHERS: dict[str, Callable[[Any], Any]] = {
+    "map": lambda items: map(str.strip, items),
+    "enumerate": enumerate,
+    "islice": lambda items: itertools.islice(items, None),
+    "csv": csv.reader,
+}
+
+
+@pytest.mark.parametrize("kind", MADE_OF_OTHERS)
+async def test_an_iterator_made_of_another_that_gives_nothing(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it is used up cannot be seen; when a second run finds it so, a warning says why."""
+    rows = ["a", "b"]
+    flow: Flow[Any, Any] = source(MADE_OF_OTHERS[kind](iter(rows)), name="s")
+    with caplog.at_level(logging.WARNING, "flowstage"):
+        async with flow.open(buffer=1):
+            pass
+        assert not [record for record in caplog.records if "gave nothing" in record.getMessage()]
+        caplog.clear()
+        flow = source(MADE_OF_OTHERS[kind](iter(rows)), name="s")
+        assert len(await flow.collect()) == 2
+        assert caplog.records == []
+        assert await flow.collect() == []
+        (record,) = caplog.records
+        assert record.getMessage().startswith("source 's' gave nothing, because an earlier run has")
+        caplog.clear()
+        consumer = Consumer()
+        goes_on = source(MADE_OF_OTHERS[kind](consumer), name="s")
+        for waiting in ([], [], ["a"], ["b"]):
+            consumer.waiting += waiting
+            if kind != "islice":  # which ends for good with what it is made of
+                assert len(await goes_on.collect()) == len(waiting)
+        for empty in (iter([]), MADE_OF_OTHERS[kind](iter([]))):
+            assert await source(empty).collect() == []
+        assert caplog.records == []
 
 
 async def test_nothing_is_kept_of_what_was_read() -> None:

@@ -8,21 +8,31 @@ were written in; a list's iterator that is given to `open` can be neither, and i
 Only what is sure is refused. A generator at its end stays there, and so does the iterator of a list; a
 file may have been rewound or have grown, which can be seen. Whatever else may go on after it has ended,
 as a consumer of a message queue does, is never said to be used up; and streams, which several tasks may
-read by turns, are never said to be in use.
+read by turns, are never said to be in use. Between the two stands what Python makes of other iterators,
+`map` or `zip`: their end is final if that of what they read is. They are read once more, and when that
+gives nothing, a warning says why.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import Any
 from weakref import ref
 
+from ._engine import SourceRunner
 from ._errors import GraphError, safe_repr
+from ._live import Live
 from ._stages import ENTERED_ONCE, SourceStage, is_one_shot, one_shot_kind
 from ._topology import Node, Port, Topology
+
+logger = logging.getLogger("flowstage")
+
+_MADE_OF_OTHERS = ("builtins", "itertools", "_csv")
+"""Modules whose iterators end for good, if those that they are made of do."""
 
 _in_use: dict[int, tuple[Any, ref[Any]]] = {}
 """What a run reads, by identity, with that run."""
@@ -64,7 +74,7 @@ class Readings:
     """The one-shot sources of a run, from the time it is written until it is over."""
 
     def __init__(self, topology: Topology, sources: Mapping[Node, Any]) -> None:
-        self._found: list[tuple[str, Any, Any]] = []  # name, what is read, what stands for it
+        self._found: list[tuple[Node, str, Any, Any]] = []  # what is read, and its stage
         seen: dict[int, str] = {}
         for node in topology.entries():
             stage = node.stage
@@ -78,8 +88,10 @@ class Readings:
                     f"one iterator cannot feed two inputs, {earlier!r} and {name!r}: "
                     "each would get part of it"
                 )
-            self._found.append((name, items, stage if isinstance(stage, SourceStage) else None))
+            owner = stage if isinstance(stage, SourceStage) else None
+            self._found.append((node, name, items, owner))
         self._fresh: list[bool] = []
+        self._live: Live | None = None
 
     def check(self) -> None:
         """Refuse what cannot be read, or not by this run.
@@ -87,7 +99,7 @@ class Readings:
         Raises:
             GraphError: another run reads it, or has used it up.
         """
-        for name, items, stage in self._found:
+        for _, name, items, stage in self._found:
             kind = one_shot_kind(items)
             _, reader = _in_use.get(id(items), (None, None))
             live = reader() if reader is not None else None
@@ -102,19 +114,33 @@ class Readings:
                     "give the function that makes it, and each run gets its own"
                 )
 
-    def begin(self, live: Any) -> None:
+    def begin(self, live: Live) -> None:
         """Note what a run reads from now on."""
-        self._fresh = [not _is_empty(items) for _, items, _ in self._found]
-        for _, items, _ in self._found:
+        self._live = live
+        self._fresh = [not _is_empty(items) for _, _, items, _ in self._found]
+        for _, _, items, _ in self._found:
             if _is_exclusive(items):
                 # A run that is never closed, because its loop was not, holds nothing once it is gone.
                 _in_use[id(items)] = (items, ref(live, _forgetting(_in_use, id(items))))
 
     def end(self) -> None:
         """Note what the run has used up."""
-        for (_, items, stage), fresh in zip(self._found, self._fresh, strict=False):
+        live, self._live = self._live, None
+        for (node, name, items, stage), fresh in zip(self._found, self._fresh, strict=False):
             _in_use.pop(id(items), None)
-            if fresh and _is_empty(items):
+            empty = _is_empty(items)
+            ended = bool(fresh and empty)
+            if empty is None and live is not None and type(items).__module__ in _MADE_OF_OTHERS:
+                entry = live.entries[node]
+                came_to_end = isinstance(entry, SourceRunner) and not (entry.open or entry.stopping)
+                ended = came_to_end and live.tallies[node].taken > 0
+                if came_to_end and not ended and (_is_noted(items) or _is_noted(stage)):
+                    logger.warning(
+                        "source %r gave nothing, because an earlier run has read this iterator to its "
+                        "end; give the function that makes it, and each run gets its own",
+                        name,
+                    )
+            if ended:
                 _note(items) or _note(stage)
         self._fresh = []
 
@@ -124,8 +150,8 @@ def _is_exclusive(items: Any) -> bool:
     return hasattr(items, "__next__") or isasyncgen(items) or isinstance(items, ENTERED_ONCE)
 
 
-def _is_empty(items: Any) -> bool:
-    """Tell whether a one-shot source is sure to give nothing any more."""
+def _is_empty(items: Any) -> bool | None:
+    """Tell whether a one-shot source is sure to give nothing any more; `None` if that cannot be seen."""
     if isgenerator(items):
         return items.gi_frame is None
     if isasyncgen(items):
@@ -136,7 +162,7 @@ def _is_empty(items: Any) -> bool:
         return _is_at_its_end(items)
     if type(items).__module__ == "builtins" and hasattr(items, "__length_hint__"):
         return bool(items.__length_hint__() == 0)
-    return False
+    return None
 
 
 def _is_at_its_end(file: Any) -> bool:
