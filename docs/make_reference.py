@@ -27,10 +27,22 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Entries": ("Input", "source"),
     "Flows": ("Flow",),
     "Joins": ("merge", "gather", "zip", "zip_latest", "concat"),
-    "Graphs and runs": ("Graph", "Run", "Output"),
+    "Graphs and runs": ("Graph", "Run", "Output", "StageInfo", "EdgeInfo"),
     "What travels": ("Sentinel", "Failure"),
     "Policies and places": ("Retry", "Threads", "Processes", "Interpreters"),
-    "Reports": ("Report",),
+    "Reports": (
+        "Report",
+        "StageReport",
+        "EdgeReport",
+        "CallTimes",
+        "Bottleneck",
+        "FailureRecord",
+        "Timing",
+        "StageTimes",
+        "ItemTimes",
+        "StageTime",
+        "Summary",
+    ),
     "Errors": (
         "FlowError",
         "GraphError",
@@ -41,14 +53,6 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "DeadlockError",
         "WorkerDied",
         "failure_of",
-    ),
-}
-# Types that one gets and never makes: reached through the attribute of a public class.
-GOT = {
-    "Graphs and runs": (flowstage.Graph, ("StageInfo", "EdgeInfo")),
-    "Reports": (
-        flowstage.Report,
-        ("StageReport", "EdgeReport", "CallTimes", "Bottleneck", "FailureRecord"),
     ),
 }
 # Public for the rooms of the package that need them, and no promise to users.
@@ -84,9 +88,6 @@ def _page() -> Iterator[str]:
         for name in names:
             if name in flowstage.__all__:
                 yield from _entry(name, getattr(flowstage, name))
-        home, got = GOT.get(chapter, (None, ()))
-        for name in got:
-            yield from _entry(name, getattr(inspect.getmodule(home), name))
     yield "## Operators\n"
     yield from _prose(inspect.getdoc(operators) or "")
     for name in operators.__all__:
@@ -158,8 +159,13 @@ def _parameters(function: Any, *, method: bool) -> str:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError:
         return "()"
-    bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters[method:]]
-    return re.sub(r"<[^>]*>", "...", str(inspect.Signature(bare)))
+    bare = [
+        p.replace(annotation=inspect.Parameter.empty)
+        for p in parameters[method:]
+        if p.name != "unknown"  # what is refused, with a list of the options
+    ]
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", str(inspect.Signature(bare)))
+    return re.sub(r"<[^>]*>", "...", text)
 
 
 def _code(text: str) -> str:

@@ -28,7 +28,10 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
             {"_run", "_live", "_output", "_account", "_explain", "_figures", "_still", "_waits"}
         ),
     ),
-    ("the front door", frozenset({"_flow", "_joins", "_graph", "operators"})),
+    (
+        "the front door",
+        frozenset({"_flow", "_joins", "_graph", "_opening", "_sources", "operators"}),
+    ),
     ("the street", frozenset({"__init__", "testing", "compat"})),
 )
 

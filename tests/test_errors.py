@@ -123,7 +123,9 @@ async def test_the_users_own_exception_comes_out(name: str, at: int) -> None:
         await flow.collect(items_for(name))
     assert caught.value is error
     assert error.__cause__ is None
-    assert error.__notes__ == [f"flowstage: raised in stage 'stage' on item {target(name, at)!r}"]
+    assert error.__notes__ == [
+        f"flowstage: raised in stage 'stage' on item {target(name, at)!r}, attempt 1"
+    ]
     failure = failure_of(error)
     assert failure is not None
     assert (failure.stage, failure.item, failure.attempts) == ("stage", target(name, at), 1)
@@ -544,7 +546,7 @@ async def test_a_source_and_a_transform_always_raise() -> None:
             assert caught.value.__notes__ == ["flowstage: raised in stage 'items'"]
         with soon(), pytest.raises(Mine) as caught:
             await Input[int]().transform(fail).collect([7, 8], on_error=policy)
-        assert caught.value.__notes__ == ["flowstage: raised in stage 'fail' on item 7"]
+        assert caught.value.__notes__ == ["flowstage: raised in stage 'fail' on item 7, attempt 1"]
 
 
 async def test_strange_exceptions_of_sources_and_transforms() -> None:
@@ -617,7 +619,29 @@ async def test_the_same_exception_object_raised_again() -> None:
     for item in (1, 2):
         with soon(), pytest.raises(Mine):
             await Input[int]().map(fail).collect([item])
-        assert error.__notes__ == [f"flowstage: raised in stage 'fail' on item {item}"]
+        assert error.__notes__ == [f"flowstage: raised in stage 'fail' on item {item}, attempt 1"]
+
+
+async def test_a_failure_shows_its_error() -> None:
+    """With its message, cut short, and whatever its repr does."""
+
+    class Hostile(Exception):
+        def __repr__(self) -> str:
+            raise AssertionError("formatted")
+
+    def fail(item: str) -> str:
+        if item == "hostile":
+            raise Hostile
+        raise ValueError(item)
+
+    items = ["no good", "x" * 1000, "hostile"]
+    shown = [repr(f) for f in await Input[str]().map(fail).collect(items, on_error="emit")]
+    assert shown[0] == (
+        "Failure(stage='fail', item='no good', error=ValueError('no good'), attempts=1)"
+    )
+    assert "error=ValueError('xxx" in shown[1]
+    assert len(shown[1]) < 500
+    assert "error=<Hostile whose repr raised AssertionError>" in shown[2]
 
 
 async def test_failures_are_text_and_capped() -> None:

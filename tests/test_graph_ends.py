@@ -250,3 +250,18 @@ async def test_a_graph_runs_many_times_at_once() -> None:
             group.start_soon(one, number)
     assert sorted(o["down"] for o in out) == sorted([-n] for n in range(20))
     assert all(o["up"] == [-o["down"][0]] * 2 for o in out)
+
+
+async def test_the_bound_of_a_run() -> None:
+    """It depends on the buffer that the run was opened with."""
+    flow = Input[int]().map(str).batch(2)
+    graph = flow.graph
+    assert graph.bound == graph.bound_with(100)
+    for buffer in (0, 3, 100):
+        async with flow.open(buffer=buffer) as run:
+            assert run.graph.bound == graph.bound_with(buffer)
+    assert graph.bound_with(0) < graph.bound_with(3) < graph.bound
+    with pytest.raises(ValueError, match="buffer must be at least 0, not -1"):
+        graph.bound_with(-1)
+    with pytest.raises(TypeError, match="buffer must be a whole number"):
+        graph.bound_with(True)

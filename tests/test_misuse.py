@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import functools
+import gc
+import inspect
+import itertools
+import logging
 import math
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from flowstage import ClosedError, GraphError, Input, Retry, Threads, source
+from flowstage import ClosedError, Flow, Graph, GraphError, Input, Retry, Threads, merge, source
 
 
 def plain(item: Any) -> Any:
@@ -39,8 +48,36 @@ class Callable_:
         return item
 
 
+def with_context(item: Any, context: Any) -> Any:
+    return item
+
+
+def with_context_by_name(item: Any, *, context: Any) -> Any:
+    return item
+
+
+async def with_context_async(item: Any, more: int = 3, *, context: Any) -> Any:
+    return item
+
+
+class Method:
+    def with_context(self, item: Any, context: Any) -> Any:
+        return item
+
+    def of_context(self, context: Any) -> Any:
+        return context
+
+
+class Observer:
+    before_stage = None
+
+    def after_stage(self, *details: Any) -> None:
+        raise AssertionError("never called")
+
+
 FLOW = Input[Any]()
 PLACE = Threads(1)
+ONCE = values(1)
 
 Case = tuple[Callable[[], Any], type[Exception], str]
 CASES: dict[str, Case] = {
@@ -75,6 +112,17 @@ CASES: dict[str, Case] = {
         lambda: FLOW.map(plain, timeout=1),
         TypeError,
         r"map\(plain, timeout=\.\.\.\): a plain function on the event loop cannot be timed out",
+    ),
+    "timeout of a method": (
+        lambda: FLOW.map(str.upper, timeout=1),
+        TypeError,
+        r"map\(upper, timeout=\.\.\.\): a plain function on the event loop cannot be timed out",
+    ),
+    "timeout of a builtin": (lambda: FLOW.map(len, timeout=1), TypeError, "cannot be timed out"),
+    "concurrency of a method": (
+        lambda: FLOW.map(bytes.decode, concurrency=2),
+        ValueError,
+        r"map\(decode, concurrency=2\): a plain function",
     ),
     "timeout nan": (
         lambda: FLOW.map(later, timeout=math.nan),
@@ -155,6 +203,26 @@ CASES: dict[str, Case] = {
     "async generator in map": (lambda: FLOW.map(async_values), TypeError, "use flat_map"),
     "generator in filter": (lambda: FLOW.filter(values), TypeError, "does nothing when called"),
     "generator in tap": (lambda: FLOW.tap(async_values), TypeError, "does nothing when called"),
+    "context not passed": (
+        lambda: FLOW.map(with_context),
+        TypeError,
+        r"map\(with_context\): 'with_context' needs an argument 'context', .* pass_context=True",
+    ),
+    "context not passed to a method": (
+        lambda: FLOW.filter(Method().with_context),
+        TypeError,
+        "pass_context=True",
+    ),
+    "context not passed by name": (
+        lambda: FLOW.flat_map(with_context_by_name, on=PLACE),
+        TypeError,
+        "pass_context=True",
+    ),
+    "context not passed to an async function": (
+        lambda: FLOW.tap(with_context_async),
+        TypeError,
+        "pass_context=True",
+    ),
     "no function": (lambda: FLOW.map(3), TypeError, r"map\(\) takes a function, not 3"),
     "none": (lambda: FLOW.filter(None), TypeError, r"filter\(\) takes a function, not None"),
     "coroutine": (
@@ -223,6 +291,23 @@ CASES: dict[str, Case] = {
         TypeError,
         "an observer has before_stage or after_stage, and 3 has neither",
     ),
+    "observers none": (
+        lambda: FLOW.open(observers=None),
+        TypeError,
+        "observers must be a sequence; pass a list, not None",
+    ),
+    "observers one": (lambda: FLOW.open(observers=Observer()), TypeError, "observers .* a list"),
+    "observers text": (lambda: FLOW.open(observers="ab"), TypeError, "observers .* pass a list"),
+    "observer without a function": (
+        lambda: FLOW.open(observers=[Observer()]),
+        TypeError,
+        "before_stage of an observer must be a function, not None; leave it out for none",
+    ),
+    "timing": (
+        lambda: FLOW.open(timing="no"),
+        TypeError,
+        "timing must be True or False, not 'no'",
+    ),
     # sources
     "text as source": (
         lambda: source("abc"),
@@ -235,6 +320,27 @@ CASES: dict[str, Case] = {
         lambda: source(async_values, on=PLACE),
         TypeError,
         "an async source is read on the event loop; leave out on=",
+    ),
+    "context manager in a place": (
+        lambda: source(asynccontextmanager(async_values)(1), on=PLACE),
+        TypeError,
+        "an async source is read on the event loop; leave out on=",
+    ),
+    "coroutine as source": (
+        lambda: source(later(1)),
+        TypeError,
+        r"source\(\) takes .* not what calling an async function gave; pass the function itself",
+    ),
+    "coroutine to open": (lambda: FLOW.open(later(1)), TypeError, "pass the function itself"),
+    "one iterator in two sources": (
+        lambda: merge(source(ONCE, name="a"), source(ONCE, name="b")).graph,
+        GraphError,
+        "sources 'a' and 'b' read the same generator, and each would get part of it",
+    ),
+    "one iterator in a source and an input": (
+        lambda: merge(source(ONCE, name="a"), Input("b")).open(ONCE),
+        GraphError,
+        "one iterator cannot feed two inputs, 'b' and 'a'|'a' and 'b'",
     ),
     "source's place": (lambda: source([1], on=3), TypeError, "on must be a place"),
     "two sources": (
@@ -289,6 +395,64 @@ async def test_collect_without_a_source() -> None:
         await Input("numbers").drain()
 
 
+async def test_names_are_no_inputs() -> None:
+    """A source is given to the flow, not to its name."""
+    a, b = Input[int]("a"), Input[int]("b")
+    told = r"^a mapping of sources takes one of this graph's Input flows \('a', 'b'\), not 'a'"
+    with pytest.raises(GraphError, match=told):
+        await merge(a, b).collect({"a": [1], "b": [2]})
+    with pytest.raises(GraphError, match=told):
+        await Graph(a, b).drain({"a": [1], "b": [2]})
+
+
+async def test_calling_what_has_not_one_input() -> None:
+    """Nothing is said that cannot be done."""
+    with pytest.raises(
+        GraphError, match=r"call\(\) needs an Input .* use collect\(\) or drain"
+    ) as one:
+        await source([1]).map(int).call("x")
+    assert "open the flow" not in str(one.value)
+    with pytest.raises(GraphError, match=r"one Input, and this one has several \('a', 'b'\)"):
+        await merge(Input("a"), Input("b")).call(1)
+
+
+@pytest.mark.parametrize("context", [3, "ab", (("a", 1),), MappingProxyType({}), []])
+async def test_a_context_that_cannot_be_written_to(context: Any) -> None:
+    """Refused, although nobody looks at it."""
+    with pytest.raises(TypeError, match="context must be a mutable mapping such as a dict, not"):
+        await FLOW.map(plain).call(1, context=context)
+
+
+async def test_an_opening_is_no_plain_block_and_no_awaitable() -> None:
+    """It says how it is to be written."""
+    for flow in (FLOW, Graph(FLOW)):
+        opening: Any = flow.open()
+        with pytest.raises(TypeError, match=r"write 'async with flow\.open"):
+            with opening:
+                raise AssertionError("entered")
+        with pytest.raises(TypeError, match=r"write 'async with flow\.open"):
+            await opening
+
+
+async def test_an_option_that_is_none() -> None:
+    """Told in the name of the verb that was called, with those that there are."""
+    for owner, verbs in (
+        (FLOW, ("open", "collect", "drain", "call")),
+        (Graph(FLOW), ("open", "collect", "drain")),
+    ):
+        for verb in verbs:
+            told = (
+                rf"^{verb}\(\) has no option 'buffers'; its options are buffer, close_timeout, con"
+            )
+            with pytest.raises(TypeError, match=told):
+                begun = getattr(owner, verb)([1], buffers=3)
+                await begun
+    known = set(inspect.signature(Flow.open).parameters) - {"self", "source", "unknown"}
+    with pytest.raises(TypeError) as caught:
+        FLOW.open(buffers=3)
+    assert set(str(caught.value).partition("options are ")[2].split(", ")) == known
+
+
 async def test_sending_where_nothing_can_be_sent() -> None:
     """To an input with a source, to a flow that is no input, to a graph without one."""
     async with FLOW.map(plain).open([1]) as run:
@@ -332,3 +496,227 @@ async def test_what_flat_map_cannot_read() -> None:
 async def test_a_text_is_read_by_its_letters() -> None:
     """As anywhere in Python: `flat_map` takes what can be iterated."""
     assert await FLOW.flat_map(str).collect([12]) == ["1", "2"]
+
+
+# -- what can be read once -------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[list[int]]:
+    yield [1, 2, 3]
+
+
+async def three() -> AsyncIterator[int]:
+    for number in (1, 2, 3):
+        yield number
+
+
+ONE_SHOTS: dict[str, Callable[[], Any]] = {
+    "a generator": lambda: (number for number in (1, 2, 3)),
+    "an async generator": three,
+    "an async context manager": opened,
+    "an iterator": lambda: iter([1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_SHOTS)
+async def test_what_an_earlier_run_has_used_up(kind: str) -> None:
+    """A second run would be an empty success."""
+    flow = source(ONE_SHOTS[kind](), name="s")
+    told = f"the source of 's' is {kind} that an earlier run has used up; give the function"
+    assert await flow.collect() == [1, 2, 3]
+    for again in (flow.open, Graph(flow).open):
+        with pytest.raises(GraphError, match=told):
+            again()
+    for verb in (flow.collect, flow.drain):
+        with pytest.raises(GraphError, match=told):
+            await verb()
+    items = ONE_SHOTS[kind]()
+    assert await FLOW.collect(items) == [1, 2, 3]
+    if kind == "an iterator":
+        return  # of a list: it can be noted nowhere
+    for verb in (FLOW.collect, FLOW.drain):
+        with pytest.raises(GraphError, match=f"the source of 'input' is {kind}"):
+            await verb(items)
+    with pytest.raises(GraphError, match=f"the source of 's' is {kind}"):
+        await source(items, name="s").collect()
+
+
+async def test_a_call_beside_a_used_up_source() -> None:
+    """`call` as well."""
+    items = values(1)
+    flow = merge(source(items), FLOW.filter(lambda item: False))
+    assert await flow.call(2) == 1
+    with pytest.raises(GraphError, match="is a generator that an earlier run has used up"):
+        await flow.call(2)
+
+
+@pytest.mark.parametrize("kind", ONE_SHOTS)
+async def test_what_another_run_is_reading(kind: str) -> None:
+    """Each would get part of it."""
+    items = ONE_SHOTS[kind]()
+    opening = source(items).open()
+    async with FLOW.open(items) as run:
+        with pytest.raises(GraphError, match=f"is {kind} that another run is reading"):
+            FLOW.open(items)
+        with pytest.raises(GraphError, match=f"is {kind} that another run is reading"):
+            async with opening:
+                pass
+        assert [item async for item in run] == [1, 2, 3]
+
+
+async def test_what_was_left_in_the_middle_goes_on() -> None:
+    """An iterator is not closed by a run that is left, so the rest of it can be read."""
+    items = iter(range(1000))
+    flow = source(items)
+    async with flow.open(buffer=1) as run:
+        async for first in run:
+            assert first == 0
+            break
+    rest = await flow.collect()
+    assert 900 < len(rest) < 1000
+    assert rest[-1] == 999
+
+
+async def test_what_was_begun_by_hand_is_read_to_its_end() -> None:
+    """Nobody but an earlier run makes it suspect, not even at its end."""
+    items = values(1)
+    assert next(items) == 1
+    assert await source(items).collect() == []
+    nothing = iter([])
+    for _ in range(2):
+        assert await source(nothing).collect() == []
+        assert await FLOW.collect(nothing) == []
+
+
+async def test_a_file_is_read_again_when_it_can_be(tmp_path: Path) -> None:
+    """After it was rewound, or has grown."""
+    path = tmp_path / "lines"
+    path.write_text("a\nb\n", encoding="utf-8")
+    for mode, options in (("r", {"encoding": "utf-8"}), ("rb", {})):
+        with path.open(mode, **options) as file:
+            flow: Flow[Any, Any] = source(file)
+            before = await flow.collect()
+            assert len(before) >= 2
+            with pytest.raises(GraphError, match="is an open file that an earlier run has used up"):
+                await flow.collect()
+            file.seek(0)
+            assert await flow.collect() == before
+            with path.open("a", encoding="utf-8") as more:
+                more.write("c\n")
+            assert len(await flow.collect()) == 1
+
+
+class Consumer:
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.waiting:
+            raise StopIteration
+        return self.waiting.pop()
+
+
+async def test_iterators_that_go_on_after_their_end() -> None:
+    """A consumer of a queue that ends when there is nothing for now is read again and again."""
+
+    consumer = Consumer()
+    flow = source(consumer)
+    for number in range(3):
+        consumer.waiting.append(number)
+        assert await flow.collect() == [number]
+        assert await FLOW.collect(consumer) == []
+
+
+MADE_OF_OTHERS: dict[str, Callable[[Any], Any]] = {
+    "map": lambda items: map(str.strip, items),
+    "enumerate": enumerate,
+    "islice": lambda items: itertools.islice(items, None),
+    "csv": csv.reader,
+}
+
+
+@pytest.mark.parametrize("kind", MADE_OF_OTHERS)
+async def test_an_iterator_made_of_another_that_gives_nothing(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it is used up cannot be seen; when a second run finds it so, a warning says why."""
+    rows = ["a", "b"]
+    flow: Flow[Any, Any] = source(MADE_OF_OTHERS[kind](iter(rows)), name="s")
+    with caplog.at_level(logging.WARNING, "flowstage"):
+        async with flow.open(buffer=1):
+            pass
+        assert not [record for record in caplog.records if "gave nothing" in record.getMessage()]
+        caplog.clear()
+        flow = source(MADE_OF_OTHERS[kind](iter(rows)), name="s")
+        assert len(await flow.collect()) == 2
+        assert caplog.records == []
+        assert await flow.collect() == []
+        (record,) = caplog.records
+        assert record.getMessage().startswith("source 's' gave nothing, because an earlier run has")
+        caplog.clear()
+        consumer = Consumer()
+        goes_on = source(MADE_OF_OTHERS[kind](consumer), name="s")
+        for waiting in ([], [], ["a"], ["b"]):
+            consumer.waiting += waiting
+            if kind != "islice":  # which ends for good with what it is made of
+                assert len(await goes_on.collect()) == len(waiting)
+        for empty in (iter([]), MADE_OF_OTHERS[kind](iter([]))):
+            assert await source(empty).collect() == []
+        assert caplog.records == []
+
+
+async def test_nothing_is_kept_of_what_was_read() -> None:
+    """The notes are weak."""
+
+    async def read_twice() -> weakref.ref[Any]:
+        items = values(1)
+        await FLOW.collect(items)
+        with pytest.raises(GraphError):
+            FLOW.open(items)
+        return weakref.ref(items)
+
+    gone = await read_twice()
+    gc.collect()
+    assert gone() is None
+
+
+async def test_an_argument_named_context_that_is_none_of_ours() -> None:
+    """The item itself, one with a default, or one that somebody else gives."""
+
+    def item_named_so(context: Any) -> Any:
+        return context
+
+    def optional(item: Any, context: Any = 1) -> Any:
+        return item
+
+    def optional_by_name(item: Any, *, context: Any = 1) -> Any:
+        return item
+
+    def given(fn: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fn)
+        def wrapper(item: Any, *more: Any) -> Any:
+            return fn(item, context=more)
+
+        return wrapper
+
+    for fn in (
+        item_named_so,
+        Method().of_context,
+        optional,
+        optional_by_name,
+        given(with_context),
+        functools.partial(with_context, context=1),
+        lambda item, *context: item,
+        lambda item, **context: item,
+    ):
+        assert await FLOW.map(fn).collect([7]) == [7]
+
+
+async def test_a_method_that_may_give_an_awaitable() -> None:
+    """It is seen at its first result."""
+    flow: Flow[Any, Any] = Input()
+    assert await flow.map(list.pop, timeout=9, concurrency=2).collect([[later(1)]]) == [1]

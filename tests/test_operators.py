@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import anyio
@@ -370,6 +370,31 @@ MISUSE: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "no flow": (lambda: operators.take([1, 2], 1), TypeError, r"flow\.pipe\(take"),
 }
+
+
+def twice(item: int) -> Iterator[int]:
+    yield item
+
+
+async def twice_async(item: int) -> AsyncIterator[int]:
+    yield item
+
+
+@pytest.mark.parametrize("fn", [twice, twice_async])
+def test_a_generator_function_is_refused(fn: Callable[..., Any]) -> None:
+    """It does nothing when called, and what it gives is always true."""
+    uses: dict[str, Callable[[], Any]] = {
+        "take_while": lambda: numbers().pipe(operators.take_while, fn),
+        "drop_while": lambda: numbers().pipe(operators.drop_while, fn),
+        "scan": lambda: numbers().pipe(operators.scan, fn, 0),
+        "reduce": lambda: numbers().pipe(operators.reduce, fn, 0),
+        "distinct_until_changed": lambda: numbers().pipe(operators.distinct_until_changed, fn),
+        "unique": lambda: numbers().pipe(operators.unique, fn, max_keys=3),
+        "route": lambda: numbers().route(fn, [1, 2]),
+    }
+    for verb, use in uses.items():
+        with pytest.raises(TypeError, match=rf"^{verb}\({fn.__name__}\): .*nothing when called"):
+            use()
 
 
 @pytest.mark.parametrize(("use", "kind", "message"), MISUSE.values(), ids=MISUSE)

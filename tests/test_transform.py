@@ -135,7 +135,7 @@ async def test_its_errors_are_the_runs() -> None:
 
     with soon(), pytest.raises(ValueError, match="mine") as caught:
         await Input[int]().transform(fail).collect([1, 2, 3])
-    assert caught.value.__notes__ == ["flowstage: raised in stage 'fail' on item 2"]
+    assert caught.value.__notes__ == ["flowstage: raised in stage 'fail' on item 2, attempt 1"]
     with soon(), pytest.raises(StageError, match="stage 'cancel' was cancelled from inside"):
         await Input[int]().transform(cancel).collect([1, 2])
 

@@ -23,32 +23,56 @@ if TYPE_CHECKING:
         failure_of,
     )
     from ._flow import Flow, Input, source
-    from ._graph import Graph
+    from ._graph import EdgeInfo, Graph, StageInfo
     from ._joins import concat, gather, merge, zip, zip_latest
     from ._output import Output
     from ._places import Threads
     from ._policies import Retry
-    from ._report import Report
+    from ._report import (
+        Bottleneck,
+        CallTimes,
+        EdgeReport,
+        FailureRecord,
+        ItemTimes,
+        Report,
+        StageReport,
+        StageTime,
+        StageTimes,
+        Summary,
+        Timing,
+    )
     from ._run import Run
 
 __all__ = [
+    "Bottleneck",
     "BufferOverflow",
+    "CallTimes",
     "ClosedError",
     "DeadlockError",
+    "EdgeInfo",
+    "EdgeReport",
     "Failure",
+    "FailureRecord",
     "Flow",
     "FlowError",
     "Graph",
     "GraphError",
     "Input",
+    "ItemTimes",
     "Output",
     "Report",
     "Retry",
     "Run",
     "Sentinel",
     "StageError",
+    "StageInfo",
+    "StageReport",
+    "StageTime",
     "StageTimeout",
+    "StageTimes",
+    "Summary",
     "Threads",
+    "Timing",
     "WorkerDied",
     "concat",
     "failure_of",
@@ -75,12 +99,24 @@ _ROOMS = {
         "failure_of",
     ),
     "_flow": ("Flow", "Input", "source"),
-    "_graph": ("Graph",),
+    "_graph": ("EdgeInfo", "Graph", "StageInfo"),
     "_joins": ("concat", "gather", "merge", "zip", "zip_latest"),
     "_output": ("Output",),
     "_places": ("Threads",),
     "_policies": ("Retry",),
-    "_report": ("Report",),
+    "_report": (
+        "Bottleneck",
+        "CallTimes",
+        "EdgeReport",
+        "FailureRecord",
+        "ItemTimes",
+        "Report",
+        "StageReport",
+        "StageTime",
+        "StageTimes",
+        "Summary",
+        "Timing",
+    ),
     "_run": ("Run",),
 }
 

@@ -19,6 +19,19 @@ T = TypeVar("T")
 
 Context = MutableMapping[str, Any]
 
+_REPR_LIMIT = 200
+
+
+def safe_repr(value: object) -> str:
+    """Give a bounded, printable repr that never raises."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    if len(text) > _REPR_LIMIT:
+        text = text[: _REPR_LIMIT - 1] + "…"
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
 
 @frozen
 class Sentinel(Generic[T]):
@@ -43,8 +56,8 @@ class Failure:
     """
 
     stage: str
-    item: Any
-    error: BaseException = field(repr=lambda error: f"{type(error).__name__}(...)")
+    item: Any = field(repr=safe_repr)
+    error: BaseException = field(repr=safe_repr)
     attempts: int = 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from ._envelope import Failure
+from ._envelope import Failure, safe_repr
 
 __all__ = [
     "BufferOverflow",
@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 _MARK = "__flowstage_failure__"
-_REPR_LIMIT = 200
 
 
 class FlowError(Exception):
@@ -63,23 +62,15 @@ class StageError(FlowError):
     """A stage's function misbehaved in a way that has no exception of its own."""
 
 
-def safe_repr(value: object) -> str:
-    """Give a bounded, printable repr that never raises."""
-    try:
-        text = repr(value)
-    except Exception as error:
-        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    if len(text) > _REPR_LIMIT:
-        text = text[: _REPR_LIMIT - 1] + "…"
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
 def note_failure(failure: Failure) -> None:
-    """Put the one note that names stage, item and attempt on a failure's error."""
+    """Put the one note that names stage, item and attempt on a failure's error.
+
+    Where there was no item, in a source, nothing was attempted either.
+    """
     error = failure.error
-    attempt = f", attempt {failure.attempts}" if failure.attempts > 1 else ""
-    subject = "" if failure.item is NO_ITEM else f" on item {safe_repr(failure.item)}"
-    text = f"flowstage: raised in stage {failure.stage!r}{subject}{attempt}"
+    text = f"flowstage: raised in stage {failure.stage!r}"
+    if failure.item is not NO_ITEM:
+        text += f" on item {safe_repr(failure.item)}, attempt {failure.attempts}"
     try:
         earlier = getattr(error, _MARK, None)
         if earlier is not None and earlier[3] in getattr(error, "__notes__", ()):

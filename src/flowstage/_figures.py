@@ -24,6 +24,11 @@ class RunGraph:
     def __repr__(self) -> str:
         return f"<RunGraph of {len(self._live.topology.nodes)} stages>"
 
+    @property
+    def bound(self) -> int:
+        """The most items that this run can hold at once, with the `buffer` it was opened with."""
+        return self._live.plan.bound
+
     def __str__(self) -> str:
         return self._drawing().tree()
 

@@ -19,6 +19,7 @@ from typing import (
     Concatenate,
     Generic,
     Literal,
+    Never,
     NoReturn,
     ParamSpec,
     TypedDict,
@@ -29,11 +30,13 @@ from typing import (
 
 from ._envelope import Failure, Sentinel
 from ._errors import GraphError
-from ._graph import Graph, Opening, check_source, single_end
+from ._graph import Graph, single_end
+from ._opening import Opening, check_open_options
 from ._places import Threads
 from ._plan import DEFAULT_BUFFER
-from ._policies import OnError, Retry, check_count, check_number, check_on_error
+from ._policies import OnError, Retry, check_context, check_count, check_number, check_on_error
 from ._report import Report
+from ._sources import check_source
 from ._stages import (
     FAILED,
     OVERFLOW,
@@ -54,6 +57,7 @@ from ._stages import (
     TapStage,
     TransformStage,
     check_callable,
+    check_function,
     check_name,
     check_options,
     name_of,
@@ -344,9 +348,7 @@ class Flow(Generic[In, Out_co]):
     def _plain_call(
         self, kind: type[CallStage], verb: str, fn: Callable[..., Any], options: dict[str, Any]
     ) -> Flow[In, Any]:
-        check_callable(verb, fn)
-        if nature_of(fn) in ("generator", "async generator"):
-            raise TypeError(f"{verb}({name_of(fn)}): a generator function does nothing when called")
+        check_function(verb, fn)
         return self._call(kind, verb, fn, options)
 
     def _call(
@@ -496,7 +498,8 @@ class Flow(Generic[In, Out_co]):
 
         Raises:
             ValueError: no branches, one named twice, or a default that is none of them.
-            TypeError: a branch name that cannot be hashed.
+            TypeError: a branch name that cannot be hashed, or `key` is no function or a generator
+                function.
 
         Example:
             >>> import anyio
@@ -510,7 +513,7 @@ class Flow(Generic[In, Out_co]):
             >>> sorted(anyio.run(told.collect))
             [3, 4]
         """
-        check_callable("route", key)
+        check_function("route", key)
         check_name(name)
         if isinstance(branches, (str, bytes)):
             raise TypeError(f"branches must be several names, not the string {branches!r}")
@@ -626,6 +629,7 @@ class Flow(Generic[In, Out_co]):
         observers: Sequence[Any] = (),
         context: Mapping[str, Any] | None = None,
         close_timeout: float = 10.0,
+        **unknown: Never,
     ) -> Opening[In, Out_co]:
         """Make an async context manager that runs the flow and gives its `Run`.
 
@@ -648,7 +652,8 @@ class Flow(Generic[In, Out_co]):
                 which a warning names the stages that the end of the run waits for.
 
         Raises:
-            GraphError: the graph cannot work, or the source does not fit its inputs.
+            GraphError: the graph cannot work, the source does not fit its inputs, or it can be read
+                once and another run reads it or has used it up.
             TypeError: the source gives no items, or an option has the wrong type.
             ValueError: an option out of range.
 
@@ -664,6 +669,7 @@ class Flow(Generic[In, Out_co]):
             >>> anyio.run(main)
             '1'
         """
+        check_open_options("open", unknown)
         opening: Opening[In, Out_co] = self.graph.open(
             source,
             buffer=buffer,
@@ -701,8 +707,9 @@ class Flow(Generic[In, Out_co]):
             >>> anyio.run(Input[int]().map(str).collect, [1, 2])
             ['1', '2']
         """
+        check_open_options("collect", options)
         results: list[Any] = []
-        await self.open(source, context=context, **options).pour("collect", [results])
+        await self._open(options, source, context).pour("collect", [results])
         return results
 
     async def call(
@@ -723,6 +730,7 @@ class Flow(Generic[In, Out_co]):
             LookupError: nothing came out, or more than one result; if the item was skipped, the
                 error is its cause.
             GraphError: the flow has no single `Input`.
+            TypeError: `context` is no mutable mapping, or an option has the wrong type.
             Exception: what a stage raised, as it is.
 
         Example:
@@ -731,7 +739,12 @@ class Flow(Generic[In, Out_co]):
             >>> anyio.run(Input[int]().map(str).call, 1)
             '1'
         """
-        async with self.open(**options) as run:
+        check_open_options("call", options)
+        if context is not None:
+            check_context(context)
+        opening = self._open(options)
+        opening.check_called()
+        async with opening as run:
             await run.send(item, context=context)
             run.finish()
             results = [result async for result in run]
@@ -770,7 +783,13 @@ class Flow(Generic[In, Out_co]):
             1
             2
         """
-        return await self.open(source, context=context, **options).drain()
+        check_open_options("drain", options)
+        return await self._open(options, source, context).drain()
+
+    def _open(
+        self, options: Mapping[str, Any], source: Any = None, context: Any = None
+    ) -> Opening[In, Out_co]:
+        return self.open(source, context=context, **options)
 
 
 class Input(Flow[T, T]):
@@ -800,13 +819,13 @@ class Input(Flow[T, T]):
 
 @overload
 def source(
-    items: Items[T], *, on: Threads | None = None, name: str | None = None
+    items: Items[T | Sentinel[Any]], *, on: Threads | None = None, name: str | None = None
 ) -> Flow[Any, T]: ...
 
 
 @overload
 def source(
-    items: AbstractAsyncContextManager[Items[T], Any],
+    items: AbstractAsyncContextManager[Items[T | Sentinel[Any]], Any],
     *,
     on: None = None,
     name: str | None = None,
@@ -815,8 +834,10 @@ def source(
 
 @overload
 def source(
-    items: Callable[[], Items[T] | AbstractAsyncContextManager[Items[T], Any]]
-    | Callable[[], Coroutine[Any, Any, Items[T]]],
+    items: Callable[
+        [], Items[T | Sentinel[Any]] | AbstractAsyncContextManager[Items[T | Sentinel[Any]], Any]
+    ]
+    | Callable[[], Coroutine[Any, Any, Items[T | Sentinel[Any]]]],
     *,
     on: Threads | None = None,
     name: str | None = None,
@@ -826,6 +847,9 @@ def source(
 def source(items: Any, *, on: Threads | None = None, name: str | None = None) -> Flow[Any, Any]:
     """Make a flow with its items built in.
 
+    What can be read once, such as a generator, serves one run: when that has used it up, another one
+    is refused. Give the function that makes it, and every run gets its own.
+
     Args:
         items: an iterable, an async iterable, an async context manager giving one, or a function
             returning any of these, which is called afresh for each run.
@@ -833,7 +857,7 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
         name: how it is called in reports.
 
     Raises:
-        TypeError: `items` is a string, or nothing that gives items.
+        TypeError: `items` is a string, or nothing that gives items; or it is async and has a place.
 
     Example:
         >>> import anyio
@@ -848,9 +872,16 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
     check_name(name)
     if on is not None and not isinstance(on, Threads):
         raise TypeError(f"on must be a place such as Threads(1), not {on!r}")
-    if on is not None and (
-        isinstance(items, AsyncIterable) or nature_of(items).startswith("async")
-    ):
+    if on is not None and _is_async(items):
         raise TypeError("an async source is read on the event loop; leave out on=")
     label = name or (name_of(items) if callable(items) else "source")
     return Flow(Node(SourceStage(label, items, on, explicit=name is not None)).port())
+
+
+def _is_async(items: Any) -> bool:
+    """Tell whether a source is certain to need the event loop."""
+    if isinstance(items, AsyncIterable):
+        return True
+    if hasattr(type(items), "__aenter__"):
+        return not isinstance(items, Iterable)
+    return callable(items) and nature_of(items).startswith("async")

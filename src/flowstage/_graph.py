@@ -1,28 +1,23 @@
-"""Graphs: what is found walking back from the ends of flows, and the block that brings one to life."""
+"""Graphs: what is found walking back from the ends of flows."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping, MutableSequence, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Never
 
 from attrs import frozen
 
 from ._draw import Drawing, kind_of
 from ._errors import GraphError, safe_repr
-from ._live import Live
+from ._opening import Opening, check_observers, check_open_options
 from ._plan import DEFAULT_BUFFER, Plan, plan
 from ._policies import OnError, check_count, check_number, check_on_error
 from ._report import Report
-from ._run import Run
-from ._topology import Node, Port, Topology, survey
+from ._sources import check_source
+from ._topology import Node, Port, survey
 
 if TYPE_CHECKING:
     from ._flow import Flow
-
-In = TypeVar("In")
-Out_co = TypeVar("Out_co", covariant=True)
 
 
 @frozen
@@ -123,8 +118,21 @@ class Graph:
 
     @property
     def bound(self) -> int:
-        """The most items that a run can hold at once, with the default `buffer`."""
+        """The most items that a run can hold at once, with the default `buffer`.
+
+        Of a run that was opened with another one, `run.graph.bound` tells.
+        """
         return self.plan().bound
+
+    def bound_with(self, buffer: int) -> int:
+        """Give the most items that a run can hold at once that is opened with a `buffer`.
+
+        Raises:
+            ValueError: `buffer` is negative.
+            TypeError: `buffer` is not a whole number.
+        """
+        check_count("buffer", buffer, minimum=0)
+        return self.plan(buffer).bound
 
     def plan(self, buffer: int = DEFAULT_BUFFER) -> Plan:
         """Give the plan of a run whose plain edges hold `buffer` items; for tools and the curious."""
@@ -162,23 +170,21 @@ class Graph:
         observers: Sequence[Any] = (),
         context: Mapping[str, Any] | None = None,
         close_timeout: float = 10.0,
+        **unknown: Never,
     ) -> Opening[Any, Any]:
         """Make an async context manager that runs the graph; see `Flow.open`."""
+        check_open_options("open", unknown)
         check_count("buffer", buffer, minimum=0)
         check_on_error(on_error)
         check_number("close_timeout", close_timeout, minimum=0)
         if context is not None and not isinstance(context, Mapping):
             raise TypeError(f"context must be a mapping, not {safe_repr(context)}")
-        for observer in observers:
-            if not (hasattr(observer, "before_stage") or hasattr(observer, "after_stage")):
-                raise TypeError(
-                    f"an observer has before_stage or after_stage, and {safe_repr(observer)} has "
-                    "neither"
-                )
+        if not isinstance(timing, bool):
+            raise TypeError(f"timing must be True or False, not {safe_repr(timing)}")
         options = {
             "on_error": on_error,
-            "timing": bool(timing),
-            "observers": tuple(observers),
+            "timing": timing,
+            "observers": check_observers(observers),
             "context": context,
             "close_timeout": close_timeout,
         }
@@ -207,10 +213,8 @@ class Graph:
             port = getattr(flow, "_port", None)
             node = port.node if isinstance(port, Port) else None
             if node not in inputs or node is None:
-                raise GraphError(f"{safe_repr(flow)} is no Input of this graph; they are {names}")
+                raise self._topology.no_input(flow, "a mapping of sources")
             check_source("open", items)
-            if any(items is other for other in found.values()) and _is_one_shot(items):
-                raise GraphError("one iterator cannot feed two inputs: each would get part of it")
             found[node] = items
         return found
 
@@ -220,6 +224,7 @@ class Graph:
         Raises:
             GraphError: an `Input` was given no source.
         """
+        check_open_options("collect", options)
         results: dict[str, list[Any]] = {name: [] for name in self._topology.ends}
         await self.open(source, **options).pour("collect", list(results.values()))
         return results
@@ -230,110 +235,8 @@ class Graph:
         Raises:
             GraphError: an `Input` was given no source.
         """
+        check_open_options("drain", options)
         return await self.open(source, **options).drain()
-
-
-def check_source(verb: str, items: Any) -> None:
-    """Refuse what cannot be read as a source.
-
-    Raises:
-        TypeError: it is a string, a flow, or nothing that gives items.
-    """
-    if isinstance(getattr(items, "_port", None), Port):
-        raise TypeError(f"{verb}() takes a source of items, and {items!r} is a flow; build on it")
-    if isinstance(items, (str, bytes)):
-        raise TypeError(
-            f"{verb}() takes a source of items, not a string; put {safe_repr(items)} into a list"
-        )
-    if isinstance(items, (Iterable, AsyncIterable)) or callable(items):
-        return
-    if hasattr(items, "__aenter__") or hasattr(items, "__getitem__"):
-        return
-    raise TypeError(
-        f"{verb}() takes an iterable, an async iterable, an async context manager giving one, or a "
-        f"function returning one of these, not {safe_repr(items)}"
-    )
-
-
-def _is_one_shot(items: Any) -> bool:
-    return hasattr(items, "__next__") or hasattr(items, "__anext__")
-
-
-class Opening(Generic[In, Out_co]):
-    """The `async with` block that brings a graph to life. Made by `open`; used once."""
-
-    def __init__(
-        self,
-        topology: Topology,
-        layout: Plan,
-        sources: Mapping[Node, Any],
-        options: Mapping[str, Any],
-    ) -> None:
-        self._topology = topology
-        self._plan = layout
-        self._sources = sources
-        self._options = options
-        self._pour: Sequence[MutableSequence[Any]] | None = None
-        self._run: Run[In, Out_co] | None = None
-
-    def __aiter__(self) -> Any:
-        raise TypeError(
-            "open() gives a block: write 'async with flow.open(...) as run', then read run"
-        )
-
-    async def __aenter__(self) -> Run[In, Out_co]:
-        if self._run is not None:
-            raise RuntimeError("an opening is entered once; call open() again for another run")
-        live = Live(self._topology, self._plan, self._sources, pour=self._pour, **self._options)
-        self._run = run = Run[In, Out_co](live)
-        await run.enter()
-        return run
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:  # as `bool`, checkers would take a `return` in the block for one that may not
-        assert self._run is not None
-        return await self._run.leave(exc)
-
-    def _check_fed(self, verb: str) -> None:
-        """Refuse to wait for items that nobody will send.
-
-        Raises:
-            GraphError: an `Input` has no source.
-        """
-        for node in self._topology.inputs():
-            if node not in self._sources:
-                raise GraphError(
-                    f"{verb}() needs a source for input {self._topology.names[node]!r}: "
-                    f"pass one, or use open() and send"
-                )
-
-    async def pour(self, verb: str, lists: Sequence[MutableSequence[Any]]) -> Run[In, Out_co]:
-        """Run to the end and put what comes out at each end into a list.
-
-        What comes to an end leaves the run there and then: between the last stage and the list there
-        is no task, no edge to fill and nobody to wait for.
-
-        Args:
-            verb: what the user has called.
-            lists: one for each end, in their order.
-
-        Returns:
-            the run, which is over.
-        """
-        self._check_fed(verb)
-        self._pour = lists
-        async with self as run:
-            await run.read_into(lists)
-        return run
-
-    async def drain(self) -> Report:
-        """Run to the end, keep nothing of what comes out, give the report."""
-        run = await self.pour("drain", [deque[Any](maxlen=0) for _ in self._topology.ends])
-        return run.report()
 
 
 def single_end(port: Port) -> Graph:

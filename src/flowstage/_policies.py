@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 from attrs import field, frozen
+
+from ._errors import safe_repr
 
 OnError = Literal["raise", "skip", "emit"]
 ON_ERROR = ("raise", "skip", "emit")
@@ -29,6 +32,12 @@ def check_count(name: str, value: object, *, minimum: int = 1) -> None:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, not {value!r}")
+
+
+def check_context(value: object) -> None:
+    """Refuse what stages could not write to as an item's context."""
+    if not isinstance(value, MutableMapping):
+        raise TypeError(f"context must be a mutable mapping such as a dict, not {safe_repr(value)}")
 
 
 def check_on_error(value: object) -> None:

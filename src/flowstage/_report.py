@@ -114,7 +114,12 @@ class EdgeReport:
 
 @frozen
 class Bottleneck:
-    """The stage that sets the pace, and why it is thought to be that one."""
+    """The stage that sets the pace, and why it is thought to be that one.
+
+    Attributes:
+        stage: its name.
+        reason: what it is told by, in words.
+    """
 
     stage: str
     reason: str
@@ -178,7 +183,14 @@ class ItemTimes:
 
 @frozen
 class StageTimes:
-    """The times of all items at one stage."""
+    """The times of all items at one stage, each as in `StageTime`.
+
+    Attributes:
+        queue_wait: from entering the edge until the function worked on it.
+        computation: in the function.
+        transmission: from the result until the next edge took it.
+        total: all three together.
+    """
 
     queue_wait: Summary
     computation: Summary

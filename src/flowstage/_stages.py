@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import types
 from collections.abc import Callable, Hashable
+from contextlib import _AsyncGeneratorContextManager
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -42,6 +44,10 @@ FAILED: Hashable = _Way("failures")
 OVERFLOW = ("block", "drop_oldest", "drop_newest", "error")
 
 
+_OF_VALUES = (str, bytes, bytearray, int, float, complex)
+"""Types no method of which gives an awaitable; `list.pop` might, if there is one in the list."""
+
+
 def nature_of(fn: Callable[..., Any]) -> Nature:
     """Tell what can be seen of a callable without calling it.
 
@@ -54,6 +60,8 @@ def nature_of(fn: Callable[..., Any]) -> Nature:
     if seen is not None:
         return seen
     if isinstance(fn, (types.BuiltinFunctionType, type)):
+        return "plain"
+    if isinstance(fn, types.MethodDescriptorType) and fn.__objclass__ in _OF_VALUES:
         return "plain"
     call = getattr(type(fn), "__call__", None)  # noqa: B004 - the class's own, to look at
     while isinstance(call, functools.partialmethod):  # pragma: no cover - exotic
@@ -97,6 +105,13 @@ def check_callable(verb: str, fn: object) -> None:
         raise TypeError(f"{verb}() takes a function, not {safe_repr(fn)}")
 
 
+def check_function(verb: str, fn: Callable[..., Any]) -> None:
+    """Refuse what cannot be called for a result: what is no function, or a generator function."""
+    check_callable(verb, fn)
+    if nature_of(fn) in ("generator", "async generator"):
+        raise TypeError(f"{verb}({name_of(fn)}): a generator function does nothing when called")
+
+
 def check_name(name: object) -> None:
     """Refuse what cannot name a stage."""
     if name is None:
@@ -105,6 +120,30 @@ def check_name(name: object) -> None:
         raise TypeError(f"name must be a string, not {name!r}")
     if not name:
         raise ValueError("name must not be empty")
+
+
+ENTERED_ONCE = _AsyncGeneratorContextManager
+"""What calling an `asynccontextmanager` gives: it can be entered once."""
+
+
+def is_one_shot(items: object) -> bool:
+    """Tell whether what is read as a source can be read once."""
+    return (
+        hasattr(items, "__next__") or hasattr(items, "__anext__") or isinstance(items, ENTERED_ONCE)
+    )
+
+
+def one_shot_kind(items: object) -> str:
+    """Say what a one-shot source is."""
+    if inspect.isgenerator(items):
+        return "a generator"
+    if inspect.isasyncgen(items):
+        return "an async generator"
+    if isinstance(items, ENTERED_ONCE):
+        return "an async context manager"
+    if isinstance(items, io.IOBase):
+        return "an open file"
+    return "an iterator"
 
 
 @frozen
@@ -147,6 +186,11 @@ def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
     nature = nature_of(fn)
     name = name_of(fn)
     is_async = nature in ("async", "async generator")
+    if not options.pass_context and _needs_context(fn):
+        raise TypeError(
+            f"{verb}({name}): {name!r} needs an argument 'context', which it is given with "
+            "pass_context=True"
+        )
     if options.on is not None and is_async:
         raise TypeError(
             f"{verb}({name}, on=...): {name!r} is async and runs on the event loop; "
@@ -164,6 +208,25 @@ def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
             f"{verb}({name}, concurrency={options.concurrency}): a plain function on the event loop "
             "runs one call at a time; run it in a place (on=Threads(...)) or make it async"
         )
+
+
+_SAID_BY_WRAPPERS = {"__wrapped__", "__signature__"}
+
+
+def _needs_context(fn: Callable[..., Any]) -> bool:
+    """Tell whether a function is certain to fail without a `context` beside its item.
+
+    A wrapper may have one to give, whatever it says of itself; so only bare functions are looked at.
+    """
+    bare = fn.__func__ if isinstance(fn, types.MethodType) else fn
+    if not isinstance(bare, types.FunctionType) or vars(bare).keys() & _SAID_BY_WRAPPERS:
+        return False
+    code = bare.__code__
+    names = code.co_varnames[: code.co_argcount]
+    if "context" in names[1 if bare is fn else 2 :]:
+        return names.index("context") < len(names) - len(bare.__defaults__ or ())
+    only = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return "context" in only and "context" not in (bare.__kwdefaults__ or ())
 
 
 @frozen(eq=False)

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 from attrs import Factory, field, frozen
 
-from ._errors import GraphError
+from ._errors import GraphError, safe_repr
 from ._stages import (
     FAILED,
     MAIN,
@@ -35,6 +35,8 @@ from ._stages import (
     TransformStage,
     ZipLatestStage,
     ZipStage,
+    is_one_shot,
+    one_shot_kind,
 )
 
 
@@ -126,6 +128,17 @@ class Topology:
         """Give the nodes where pushed items may enter."""
         return tuple(node for node in self.nodes if isinstance(node.stage, InputStage))
 
+    def no_input(self, given: object, where: str) -> GraphError:
+        """Make the error for what was given, somewhere, in the place of an `Input` of this graph."""
+        inputs = ", ".join(repr(self.names[node]) for node in self.inputs())
+        if not inputs:
+            return GraphError(f"{safe_repr(given)} is no Input of this graph; it has none")
+        if isinstance(getattr(given, "_port", None), Port):
+            return GraphError(f"{safe_repr(given)} is no Input of this graph; they are {inputs}")
+        return GraphError(
+            f"{where} takes one of this graph's Input flows ({inputs}), not {safe_repr(given)}"
+        )
+
     def entries(self) -> tuple[Node, ...]:
         """Give the nodes where items enter."""
         return tuple(n for n in self.nodes if isinstance(n.stage, (InputStage, SourceStage)))
@@ -157,14 +170,15 @@ def survey(ends: Mapping[str, Port]) -> Topology:
     """Find and check the graph that leads to the ends.
 
     Raises:
-        GraphError: two stages were given the same name, a branch of a fan-out is read by nobody, or
-            the graph has no place where items enter.
+        GraphError: two stages were given the same name, a branch of a fan-out is read by nobody, two
+            sources read one iterator, or the graph has no place where items enter.
     """
     nodes = above(*ends.values())
     names = _names(nodes)
     _check_branches(nodes, ends, names)
     if not any(isinstance(node.stage, (InputStage, SourceStage)) for node in nodes):
         raise GraphError("the graph has neither an Input nor a source")
+    _check_sources(nodes, names)
     aligned = _aligned(nodes)
     edges: list[Edge] = []
     into: dict[Node, list[Edge]] = {}
@@ -232,6 +246,20 @@ def _check_branches(
                 raise GraphError(
                     f"nobody reads branch {key!r} of {names[node]!r}; use every branch, "
                     "or make the graph with Graph(...) so that the unused one is an end of it"
+                )
+
+
+def _check_sources(nodes: Iterable[Node], names: Mapping[Node, str]) -> None:
+    """Refuse sources that would take each other's items: each would get part of one iterator."""
+    readers: dict[int, Node] = {}
+    for node in nodes:
+        if isinstance(node.stage, SourceStage) and is_one_shot(node.stage.items):
+            other = readers.setdefault(id(node.stage.items), node)
+            if other is not node:
+                raise GraphError(
+                    f"sources {names[other]!r} and {names[node]!r} read the same "
+                    f"{one_shot_kind(node.stage.items).partition(' ')[2]}, and each would get part "
+                    "of it; make one flow of it and use that twice"
                 )
 
 

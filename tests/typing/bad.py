@@ -95,12 +95,14 @@ Threads("4")  # error: arg-type
 # What is no flow, no source.
 source(3)  # error: call-overload
 source(parse)  # error: arg-type
+texts: Flow[Any, str] = source(["a", Sentinel(1), 2])  # error: list-item
 merge(urls, [1])  # error: call-overload
 gather(urls, 3)  # error: call-overload
 zip(urls, source([1]), strict="yes")  # error: call-overload
 zip_latest()  # error: call-overload
 concat("ab")  # error: call-overload
 Graph(urls, numbers=3)  # error: arg-type
+Graph(urls).bound_with("3")  # error: arg-type
 failure_of("a")  # error: arg-type
 
 # Variance.
@@ -125,6 +127,8 @@ urls.pipe(operators.throttle, "fast")  # error: arg-type
 async def run_them() -> None:
     await numbers.collect([1])  # error: list-item
     await numbers.collect(["1"], buffer="2")  # error: arg-type
+    await numbers.collect(["1"], buffers=2)  # error: call-arg
+    numbers.open(buffers=2)  # error: arg-type
     await numbers.call(1)  # error: arg-type
     await numbers.drain(1)  # error: arg-type
     text: str = await numbers.call("1")  # error: assignment
@@ -137,6 +141,8 @@ async def run_them() -> None:
         found: list[str] = [item async for item in run.output(numbers)]  # error: misc
         run.output(3)  # error: call-overload
         await run.send(Sentinel("end"))  # error: arg-type
+        run.report().stages[0].calls.median  # error: attr-defined
+        run.report().timing.latency  # error: union-attr
         print(text, found)
 
 

@@ -9,23 +9,35 @@ from typing import TYPE_CHECKING, Any, assert_type
 
 import flowstage
 from flowstage import (
+    Bottleneck,
     BufferOverflow,
+    CallTimes,
     ClosedError,
     DeadlockError,
+    EdgeInfo,
+    EdgeReport,
     Failure,
+    FailureRecord,
     Flow,
     FlowError,
     Graph,
     GraphError,
     Input,
+    ItemTimes,
     Output,
     Report,
     Retry,
     Run,
     Sentinel,
     StageError,
+    StageInfo,
+    StageReport,
+    StageTime,
     StageTimeout,
+    StageTimes,
+    Summary,
     Threads,
+    Timing,
     WorkerDied,
     concat,
     failure_of,
@@ -129,6 +141,16 @@ def counts() -> Iterator[int]:
     yield 0
 
 
+def segments() -> Iterator[str | Sentinel[str]]:
+    yield "a"
+    yield Sentinel("end of segment")
+
+
+@asynccontextmanager
+async def segments_feed() -> AsyncIterator[Iterator[str | Sentinel[str]]]:
+    yield segments()
+
+
 urls = Input[str]("url")
 numbers = Input[int]()
 assert_type(urls, Input[str])
@@ -140,6 +162,10 @@ assert_type(source(ticks), Flow[Any, float])
 assert_type(source(ticks()), Flow[Any, float])
 assert_type(source(feed), Flow[Any, bytes])
 assert_type(source(feed()), Flow[Any, bytes])
+assert_type(source(segments), Flow[Any, str])
+assert_type(source(segments()), Flow[Any, str])
+assert_type(source(segments_feed), Flow[Any, str])
+assert_type(source(segments_feed()), Flow[Any, str])
 assert_type(source(lambda: range(3), on=Threads(1), name="numbers"), Flow[Any, int])
 
 # -- verbs ------------------------------------------------------------------------------------------
@@ -262,12 +288,28 @@ async def run_them() -> None:
         assert_type(run.interrupt(), int)
         assert_type(run.report(), Report)
         assert_type(run.explain(), str)
+        assert_type(run.graph.bound, int)
         await run.stop(timeout=1)
         assert_type(await run.drain(), Report)
+    report = run.report()
+    assert_type(report.stages, tuple[StageReport, ...])
+    assert_type(report.stage("parse").calls, CallTimes)
+    assert_type(report.edges, tuple[EdgeReport, ...])
+    assert_type(report.bottleneck, Bottleneck | None)
+    assert_type(run.failures, tuple[FailureRecord, ...])
+    assert_type(report.timing, Timing | None)
+    if report.timing is not None:
+        assert_type(report.timing.latency, Summary)
+        assert_type(report.timing.stages, Mapping[str, StageTimes])
+        assert_type(report.timing.items, tuple[ItemTimes, ...])
+        assert_type(report.timing.items[0].stages, Mapping[str, StageTime])
     both = Graph(a, pages=b)
+    assert_type(both.stages, tuple[StageInfo, ...])
+    assert_type(both.edges, tuple[EdgeInfo, ...])
     assert_type(both, Graph)
     assert_type(a.graph, Graph)
     assert_type(both.bound, int)
+    assert_type(both.bound_with(20), int)
     async with both.open(["1"]) as run_of_both:
         assert_type(run_of_both.output(a), Output[int])
         assert_type(run_of_both.output("pages"), Output[Any])

@@ -309,7 +309,7 @@ class AsyncTaskPipeline(Generic[T, U]):
         opening = self._flow().open(
             buffer=self.max_queue_size,
             on_error="emit" if self.return_exceptions else "skip",
-            timing=self.enable_timing,
+            timing=bool(self.enable_timing),
         )
         state.host = host = Host(opening, "flowstage AsyncTaskPipeline")
         try:
