@@ -19,7 +19,18 @@ from typing import Any
 
 import pytest
 
-from flowstage import ClosedError, Flow, Graph, GraphError, Input, Retry, Threads, merge, source
+from flowstage import (
+    ClosedError,
+    Flow,
+    Graph,
+    GraphError,
+    Input,
+    Retry,
+    Sentinel,
+    Threads,
+    merge,
+    source,
+)
 
 
 def plain(item: Any) -> Any:
@@ -403,6 +414,11 @@ async def test_names_are_no_inputs() -> None:
         await merge(a, b).collect({"a": [1], "b": [2]})
     with pytest.raises(GraphError, match=told):
         await Graph(a, b).drain({"a": [1], "b": [2]})
+    async with merge(a, b).open() as run:
+        with pytest.raises(
+            GraphError, match=r"^to= takes one of this graph's Input flows \('a', 'b'\), not 'a'"
+        ):
+            await run.send(2, to="a")
 
 
 async def test_calling_what_has_not_one_input() -> None:
@@ -421,6 +437,11 @@ async def test_a_context_that_cannot_be_written_to(context: Any) -> None:
     """Refused, although nobody looks at it."""
     with pytest.raises(TypeError, match="context must be a mutable mapping such as a dict, not"):
         await FLOW.map(plain).call(1, context=context)
+    async with FLOW.map(plain).open() as run:
+        with pytest.raises(TypeError, match="context must be a mutable mapping"):
+            await run.send(1, context=context)
+        with pytest.raises(TypeError, match="context must be a mutable mapping"):
+            run.send_nowait(1, context=context)
 
 
 async def test_an_opening_is_no_plain_block_and_no_awaitable() -> None:
@@ -465,6 +486,48 @@ async def test_sending_where_nothing_can_be_sent() -> None:
     async with source([1]).open() as run:
         with pytest.raises(GraphError, match="no input to send to"):
             await run.feed([1])
+
+
+async def test_sending_a_sentinel_in_a_sentinel() -> None:
+    """It takes the value."""
+    async with FLOW.open() as run:
+        with pytest.raises(TypeError, match=r"makes the Sentinel itself; pass 'end'"):
+            await run.send_sentinel(Sentinel("end"))
+
+
+async def test_sending_where_there_is_no_input_at_all() -> None:
+    """Nothing is said that cannot be done."""
+    async with source([1]).open() as run:
+        with pytest.raises(GraphError, match="no input to send to") as caught:
+            await run.send(1)
+    assert "without a source" not in str(caught.value)
+
+
+async def test_a_source_that_turns_out_to_be_async_in_a_place() -> None:
+    """Told in flowstage's words."""
+    for make in (lambda: opened(), lambda: later([1]), lambda: three()):
+        with pytest.raises(TypeError, match=r"source 's' is async .* leave out on="):
+            await source(make, on=PLACE, name="s").collect()
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda item: item + 1,
+        lambda item: [item],
+        lambda item: None,
+        lambda item: later(item),
+        lambda item: item.upper(),
+        str,
+        len,
+    ],
+)
+async def test_a_transform_of_one_item(fn: Any) -> None:
+    """Its function is given them all."""
+    with pytest.raises((TypeError, AttributeError)) as caught:
+        await source([1, 2]).transform(fn).collect()
+    words = [str(caught.value), *caught.value.__notes__]
+    assert sum("given the iterator of all items" in text for text in words) == 1
 
 
 async def test_feeding_what_gives_no_items() -> None:

@@ -148,7 +148,7 @@ class Flow(Generic[In, Out_co]):
 
     * `on`: a place to run it in, such as `Threads(4)`; without one it runs on the event loop, where
       an `async def` is awaited and a plain function is called inline.
-    * `concurrency`: calls at once; 1 on the loop, the place's limit on a place.
+    * `concurrency`: calls at once; 1 on the loop, the place's limit on a place (and never more than that there).
     * `ordered`: whether results leave in input order (the default) or as they finish.
     * `timeout`: seconds for each attempt.
     * `retry`: a `Retry`.
@@ -252,7 +252,7 @@ class Flow(Generic[In, Out_co]):
         Values are pulled lazily, no faster than they are given on, in threads too (where up to a
         time slice of them is read ahead, and a generator may be resumed in another thread). With
         `concurrency` above 1 and in order, the oldest item's values are given while the others are
-        read up to their first.
+        read up to their first. Values given before a failure stay, also under `"skip"` and `"emit"`.
 
         Args:
             fn: a function of one item that gives an iterable or async iterable: a list, a generator.
@@ -635,7 +635,7 @@ class Flow(Generic[In, Out_co]):
 
         When a stage fails, everything is cancelled, the body of the block too, and the block raises
         that stage's own exception. Leaving the block early cancels what is still running. Either way
-        no task, thread, process or stream of the run is left.
+        no task and no stream of the run is left, and no thread runs its code.
 
         Args:
             source: what feeds the flow's `Input`: an iterable, an async iterable, an async context
@@ -646,7 +646,8 @@ class Flow(Generic[In, Out_co]):
                 each item over when the next stage asks for it.
             on_error: what stages do about failures unless they say otherwise.
             timing: keep the times of every item, for the report.
-            observers: objects with `before_stage` or `after_stage`.
+            observers: objects with `before_stage` or `after_stage`, plain or async; `map`,
+                `flat_map`, `filter` and `tap` report to them.
             context: what each item's context is a copy of.
             close_timeout: seconds that a source's or generator's own cleanup may take, and after
                 which a warning names the stages that the end of the run waits for.

@@ -78,7 +78,7 @@ class Output(Generic[T_co]):
         )
         return error
 
-    def take_soon(self) -> Any:
+    def _take_soon(self) -> Any:
         """Take what is there, or `EMPTY` if there is nothing or other tasks are due a turn."""
         edge = self._edge
         if self._turns >= _TURN - 1 or edge.finished or self._live.closed:
@@ -187,7 +187,7 @@ class _Reading(AsyncIterator[Any]):
 
 class _Results(_Reading):
     async def __anext__(self) -> Any:
-        take_soon = self.output.take_soon
+        take_soon = self.output._take_soon
         while True:
             if (thing := take_soon()) is EMPTY:
                 thing = await self._next()
@@ -205,7 +205,7 @@ class _Results(_Reading):
 
 class _Events(_Reading):
     async def __anext__(self) -> Any:
-        take_soon = self.output.take_soon
+        take_soon = self.output._take_soon
         while True:
             if (thing := take_soon()) is EMPTY:
                 thing = await self._next()

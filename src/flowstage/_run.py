@@ -31,7 +31,7 @@ from ._explain import explain
 from ._figures import RunGraph
 from ._live import Live
 from ._output import Output
-from ._policies import check_number
+from ._policies import check_context, check_number
 from ._report import FailureRecord, Report
 from ._topology import Port
 from ._wires import EMPTY
@@ -148,7 +148,8 @@ class Run(Generic[In, Out_co]):
             ClosedError: the input takes no more: after `finish` or `stop`, at the end of the run, or
                 because nobody downstream wants more (all that reads it has ended, like a `take`).
             GraphError: it is not clear where to send, or that input has a source.
-            TypeError: the item is a `Sentinel`; use `send_sentinel`.
+            TypeError: the item is a `Sentinel`; use `send_sentinel`. Or `context` is no mutable
+                mapping.
         """
         await checkpoint_if_cancelled()
         entry = self._entry(to)
@@ -235,7 +236,13 @@ class Run(Generic[In, Out_co]):
 
         Raises:
             ClosedError: every entry has ended.
+            TypeError: `value` is a `Sentinel` itself.
         """
+        if type(value) is Sentinel:
+            raise TypeError(
+                "send_sentinel() takes the value of a sentinel and makes the Sentinel itself; "
+                f"pass {safe_repr(value.value)}"
+            )
         await checkpoint_if_cancelled()
         self._check_open()
         await self._place(Sentinel(value))
@@ -260,6 +267,8 @@ class Run(Generic[In, Out_co]):
     def _envelope(self, item: Any, context: MutableMapping[str, Any] | None) -> Envelope:
         if type(item) is Sentinel:
             raise TypeError("a Sentinel is not an item; use run.send_sentinel(value)")
+        if context is not None:
+            check_context(context)
         return self._live.envelope(item, context)
 
     def _entry(self, to: Any) -> InputRunner:
@@ -272,13 +281,17 @@ class Run(Generic[In, Out_co]):
             node = port.node if isinstance(port, Port) else None
             entry = entries.get(node) if node is not None else None
             if entry is None:
-                raise GraphError(f"{safe_repr(to)} is no Input of this graph")
+                raise self._live.topology.no_input(to, "to=")
             return self._push_input(entry)
         inputs = [entry for entry in entries.values() if isinstance(entry, InputRunner)]
         if not inputs:
-            raise GraphError(
-                "this run has no input to send to: its items come from its source; "
+            hint = (
                 "open the flow without a source to send"
+                if self._live.topology.inputs()
+                else "a flow that begins with an Input can be sent to"
+            )
+            raise GraphError(
+                f"this run has no input to send to: its items come from its source; {hint}"
             )
         names = ", ".join(repr(entry.name) for entry in inputs)
         raise GraphError(f"this graph has several inputs ({names}); say which with to=")
@@ -338,6 +351,8 @@ class Run(Generic[In, Out_co]):
     async def drain(self) -> Report:
         """Finish the inputs, read and drop every output to its end.
 
+        Sources go on, so beside one that has no end this never returns; call `stop` first.
+
         Returns:
             the report of the whole run.
 
@@ -374,7 +389,10 @@ class Run(Generic[In, Out_co]):
 
     @property
     def graph(self) -> RunGraph:
-        """The graph of the run; its drawings carry the figures of the moment they are made."""
+        """The graph of the run; its drawings carry the figures of the moment they are made.
+
+        `run.graph.bound` is the most items that this run can hold at once.
+        """
         return RunGraph(self._live)
 
     def explain(self) -> str:

@@ -29,7 +29,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from functools import partial
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -551,7 +551,10 @@ class SourceRunner(EntryRunner):
 
     def _begin_in_thread(self) -> Iterator[Any]:
         items = self._checked(self._call() if self._is_function() else self.items)
-        if isinstance(items, AsyncIterable) or isawaitable(items):
+        manager = hasattr(items, "__aenter__") and not isinstance(items, Iterable)
+        if manager or isinstance(items, AsyncIterable) or isawaitable(items):
+            if iscoroutine(items):
+                items.close()
             raise TypeError(f"{self.what} is async and runs on the event loop; leave out on=")
         return iter(items)
 

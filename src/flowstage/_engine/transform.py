@@ -8,7 +8,8 @@ instead, the function is begun afresh behind it, and all that it gives before it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Hashable, Mapping, Sequence
+from inspect import iscoroutine
 from time import perf_counter
 from typing import Any
 
@@ -18,12 +19,17 @@ from anyio.lowlevel import checkpoint
 from .._clock import compute
 from .._envelope import Barrier, Envelope, Failure, Sentinel
 from .._epoch import Flushed
-from .._errors import NO_ITEM
+from .._errors import NO_ITEM, safe_repr
 from .._stages import MAIN, TransformStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import sentinel_given
 from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, Stopped, own_error
 from .values import DONE, Values, read
+
+GIVEN = (
+    "the function of a transform is called once and given the iterator of all items; "
+    "one that takes an item belongs into map"
+)
 
 
 class Items(AsyncIterator[Any]):
@@ -140,9 +146,20 @@ class TransformRunner(Runner):
             watch.leave()
 
     async def guarded_open(self, items: Items) -> Values:
+        values: Any = NO_ITEM
         try:
-            return read(self.fn(items), f"transform {self.name!r}")
+            values = self.fn(items)
+            if not isinstance(values, AsyncIterable):
+                if iscoroutine(values):
+                    values.close()
+                raise TypeError(
+                    f"transform {self.name!r} must give an iterable for 'async for', not "
+                    f"{safe_repr(values)}; {GIVEN}"
+                )
+            return read(values, f"transform {self.name!r}")
         except BaseException as raised:
+            if isinstance(raised, (TypeError, AttributeError)) and values is NO_ITEM:
+                raised.add_note(f"flowstage: {GIVEN}")  # as when it takes what it has for an item
             await self.failed(raised)
             raise Stopped from None
 
