@@ -15,6 +15,7 @@ import pytest
 
 from flowstage import Flow, Graph, Input, Retry, Threads, gather, merge, source, zip_latest
 from flowstage._draw import Drawing, printable
+from flowstage._draw_layers import Layers
 from flowstage._draw_layout import lay_out
 from flowstage._draw_svg import LABEL_SIZE, text_width, wrapped
 from flowstage._figures import rate
@@ -408,6 +409,37 @@ def test_a_layout_uncrosses_lines() -> None:
     layout = lay_out([(50, 20)] * 4, [(0, 3), (1, 2)])
     (a, _), (b, _), (c, _), (d, _) = layout.places
     assert (a < b) == (d < c)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [(0, 5), (1, 2), (3, 4), (3, 5)],
+        [(0, 2), (0, 5), (1, 2), (1, 4), (3, 5)],
+        [(0, 5), (1, 6), (2, 3), (2, 4), (2, 5)],
+    ],
+)
+def test_lines_that_need_not_cross_do_not(lines: list[tuple[int, int]]) -> None:
+    """Sorting by means alone leaves a crossing in each of these."""
+    layers = Layers([(50, 20)] * 7, lines, [0] * len(lines))
+    layers.order()
+    place = layers.places()
+    for upper, row in enumerate(layers.rows):
+        between = [(a, b) for a in row for b in layers.below[a] if layers.row[b] == upper + 1]
+        for (a, b), (c, d) in combinations(between, 2):
+            assert (place[a] - place[c]) * (place[b] - place[d]) >= 0
+
+
+def test_columns_never_cross() -> None:
+    """What an exchange has crossed is put right again, or a long line would have to turn midway."""
+    layers = Layers([(50, 20)] * 7, [(0, 2), (2, 4), (1, 3), (3, 5), (1, 6)], [0] * 5)
+    layers.rows = [[0, 1], [3, 2], [6, 5, 4]]
+    layers._uncross_columns()
+    assert layers.rows == [[0, 1], [3, 2], [6, 5, 4]]  # 1 has two below it: no column begins there
+    layers = Layers([(50, 20)] * 6, [(0, 2), (2, 4), (1, 3), (3, 5)], [0] * 4)
+    layers.rows = [[0, 1], [3, 2], [5, 4]]
+    layers._uncross_columns()
+    assert layers.rows == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_a_line_is_straight() -> None:
