@@ -20,7 +20,20 @@ PACKAGE = "flowstage"
 FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the words", frozenset({"_envelope", "_errors", "_report", "_backend"})),
     ("the parts", frozenset({"_stages", "_places", "_policies"})),
-    ("the plan", frozenset({"_topology", "_plan", "_draw", "_draw_svg", "_draw_layout"})),
+    (
+        "the plan",
+        frozenset(
+            {
+                "_topology",
+                "_plan",
+                "_draw",
+                "_draw_svg",
+                "_draw_layout",
+                "_draw_layers",
+                "_draw_place",
+            }
+        ),
+    ),
     ("the machinery", frozenset({"_engine", "_clock", "_wires", "_epoch", "_stats", "_watch"})),
     (
         "the house",

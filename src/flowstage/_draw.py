@@ -118,13 +118,13 @@ class Drawing:
         """Give a stage in one line: name, kind, options, figures."""
         figure = self.figures.get(self.topology.names[node], "")
         facts = self._facts(node)
-        text = f"{self._name(node)} ({facts})" if facts else self._name(node)
+        text = f"{self._name(node)} ({', '.join(facts)})" if facts else self._name(node)
         return f"{text}  {figure}" if figure else text
 
-    def _facts(self, node: Node) -> str:
+    def _facts(self, node: Node) -> list[str]:
         """Give kind and options; a kind that is the stage's name need not be said twice."""
         facts = facts_of(node.stage)
-        return ", ".join(facts[1:] if facts[0] == self.topology.names[node] else facts)
+        return facts[1:] if facts[0] == self.topology.names[node] else facts
 
     def _edge(self, edge: Edge) -> str:
         """Give what is worth saying of an edge, in brackets."""
@@ -193,15 +193,18 @@ class Drawing:
         return picture(boxes, lines)
 
     def _box(self, node: Node) -> Box:
-        figure = self.figures.get(self.topology.names[node], "")
+        figures = self.figures.get(self.topology.names[node], "")
         return Box(
-            self._stage(node), family_of(node.stage), self._name(node), self._facts(node), figure
+            self._stage(node),
+            family_of(node.stage),
+            self._name(node),
+            self._facts(node),
+            figures.split(", ") if figures else (),
         )
 
     def _lines(self, node: Node) -> list[str]:
-        """Give a stage in up to three lines: its name, what it is, its figures."""
-        figure = self.figures.get(self.topology.names[node], "")
-        return [line for line in (self._name(node), self._facts(node), figure) if line]
+        """Give a stage in lines: its name, what it is, its figures."""
+        return [text for _, text in self._box(node).lines]
 
 
 # -- what is worth saying of a stage ---------------------------------------------------------------

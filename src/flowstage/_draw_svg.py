@@ -9,7 +9,6 @@ name, and a page may hold many pictures.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from unicodedata import east_asian_width
@@ -18,10 +17,12 @@ from attrs import frozen
 
 from ._draw_layout import lay_out
 
+LONGEST_LINE = 30
+"""Characters after which a list of facts goes on in the next line."""
 LONGEST_LABEL = 42
-"""Characters shown in a box; all of them are in its title."""
+"""Characters shown of what cannot be parted; all of them are in the title."""
 MARGIN = 12.0
-NAME_SIZE, FACT_SIZE = 14, 11
+NAME_SIZE, FACT_SIZE, LABEL_SIZE = 14, 11, 10
 """As measured; a name is bold, so it counts for a size more than it has."""
 NARROWEST = 84.0
 ARROW = 6.0
@@ -29,19 +30,22 @@ ARROW = 6.0
 
 @frozen
 class Box:
-    """A box to draw: what is told when pointing at it, its class, and its three lines of text."""
+    """A box to draw: what is told when pointing at it, its class, and its texts."""
 
     title: str
     kind: str
     name: str
-    facts: str = ""
-    figure: str = ""
+    facts: Sequence[str] = ()
+    figures: Sequence[str] = ()
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """The class and the text of each line that is not empty."""
-        lines = (("name", self.name), ("fact", self.facts), ("figure", self.figure))
-        return [(kind, short(text)) for kind, text in lines if text]
+        """The class and the text of each line."""
+        return [
+            ("name", short(self.name)),
+            *(("fact", line) for line in wrapped(self.facts)),
+            *(("figure", line) for line in wrapped(self.figures)),
+        ]
 
 
 @frozen
@@ -61,7 +65,7 @@ text-anchor:middle}
 .flowstage .name{font-size:13px;font-weight:600;fill:#1f2328}
 .flowstage .fact{font-size:11px;fill:#59636e}
 .flowstage .figure{font-size:11px;font-weight:600;fill:#9a6700}
-.flowstage .label{font-size:10px;fill:#7d8590}
+.flowstage .label{font-size:10px;fill:#7d8590;text-anchor:start}
 .flowstage rect{stroke-width:1.25}
 .flowstage .line{fill:none;stroke:#8b949e;stroke-width:1.4}
 .flowstage .head{fill:#8b949e;stroke:none}
@@ -88,10 +92,9 @@ text-anchor:middle}
 def picture(boxes: Sequence[Box], lines: Sequence[Line]) -> str:
     """Draw boxes and the lines between them, all of which lead to boxes with higher numbers."""
     sizes = [_size(box) for box in boxes]
-    layout = lay_out(sizes, [(line.upper, line.lower) for line in lines])
+    widths = [text_width(short(line.label), LABEL_SIZE) for line in lines]
+    layout = lay_out(sizes, [(line.upper, line.lower) for line in lines], widths)
     width, height = layout.width + 2 * MARGIN, layout.height + 2 * MARGIN
-    outgoing = Counter(line.upper for line in lines)
-    incoming = Counter(line.lower for line in lines)
     head = (
         '<svg xmlns="http://www.w3.org/2000/svg" class="flowstage" role="img" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
@@ -102,8 +105,8 @@ def picture(boxes: Sequence[Box], lines: Sequence[Line]) -> str:
         f"<style>{STYLE}</style>",
         f'<g transform="translate({MARGIN:g} {MARGIN:g})">',
         *(
-            _line(line, route, outgoing[line.upper] == 1, incoming[line.lower] == 1)
-            for line, route in zip(lines, layout.routes, strict=True)
+            _line(line, route, label)
+            for line, route, label in zip(lines, layout.routes, layout.labels, strict=True)
         ),
         *(
             _box(box, size, place)
@@ -140,6 +143,26 @@ def short(text: str) -> str:
     return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
+def wrapped(parts: Sequence[str]) -> list[str]:
+    """Put a list into as few lines as it needs, all of about one length, and none within a part."""
+    texts = [short(part) for part in parts]
+    longest = max([LONGEST_LINE, *map(len, texts)])
+    lines = _filled(texts, longest)
+    while longest and len(narrower := _filled(texts, longest - 1)) == len(lines):
+        lines, longest = narrower, longest - 1
+    return [f"{line}," for line in lines[:-1]] + lines[-1:]
+
+
+def _filled(texts: Sequence[str], longest: int) -> list[str]:
+    lines: list[str] = []
+    for text in texts:
+        if lines and len(lines[-1]) + len(text) + 2 <= longest:
+            lines[-1] += f", {text}"
+        else:
+            lines.append(text)
+    return lines
+
+
 def _box(box: Box, size: tuple[float, float], place: tuple[float, float]) -> str:
     (width, height), (x, y) = size, place
     radius = height / 2 if box.kind in ("entry", "end") else 6
@@ -157,17 +180,15 @@ def _box(box: Box, size: tuple[float, float], place: tuple[float, float]) -> str
 
 
 def _line(
-    line: Line, route: Sequence[tuple[float, float]], is_only_out: bool, is_only_in: bool
+    line: Line, route: Sequence[tuple[float, float]], label: tuple[float, float] | None
 ) -> str:
-    """Draw one line: straight through the rows that it crosses, in a curve between rows."""
+    """Draw one line, its arrow head and its label."""
     x, y = route[0]
     steps = [f"M{x:.1f} {y:.1f}"]
-    last = len(route) - 1
-    for number, (to_x, to_y) in enumerate(route[1:], 1):
-        if number == last:
-            to_y -= ARROW
-        if abs(to_x - x) < 0.05 or number % 2 == 0:
-            steps.append(f"L{to_x:.1f} {to_y:.1f}")
+    end_x, end_y = route[-1]
+    for to_x, to_y in [*route[1:-1], (end_x, end_y - ARROW)]:
+        if abs(to_x - x) < 0.05:
+            steps.append(f"V{to_y:.1f}")
         else:
             middle = (y + to_y) / 2
             steps.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
@@ -177,19 +198,8 @@ def _line(
         f"<g><title>{escape(line.title, quote=False)}</title>",
         f'<path class="line" d="{"".join(steps)}"/><path class="head" d="{head}"/>',
     ]
-    if line.label:
-        at = 0.0 if is_only_out else 1.0 if is_only_in else 0.6
-        parts.append(_label(line.label, route, at))
+    if label is not None:
+        place = f'x="{label[0]:.1f}" y="{label[1] + LABEL_SIZE * 0.35:.1f}"'
+        text = escape(short(line.label), quote=False)
+        parts.append(f'<text class="label" {place}>{text}</text>')
     return "".join([*parts, "</g>"])
-
-
-def _label(text: str, route: Sequence[tuple[float, float]], at: float) -> str:
-    """Write beside a line: at its beginning or its end, where it is the only one, or on the way."""
-    (x, y), (to_x, to_y) = route[:2] if at == 0 else route[-2:]
-    to_y -= ARROW
-    beside = x + (to_x - x) * at * at * (3 - 2 * at)
-    base = min(max(y + (to_y - y) * at, y + 13), to_y + 2)
-    from_right = at == 1 and to_x < x - 20  # then the line itself is on the right
-    anchor, shift = ("end", -6) if from_right else ("start", 6)
-    place = f'x="{beside + shift:.1f}" y="{base:.1f}" style="text-anchor:{anchor}"'
-    return f'<text class="label" {place}>{escape(short(text), quote=False)}</text>'

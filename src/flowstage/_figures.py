@@ -13,9 +13,9 @@ from ._report import Report, StageReport
 class RunGraph:
     """A view of a live graph: each drawing carries the figures of the moment at which it is made.
 
-    Beside a stage stands how many items a second it has done on average, and how many failed or were
-    skipped, if any; beside an edge, how many items it holds of how many it can hold. When the run is
-    over, the figures are those of the whole run.
+    Beside a stage stands how many results a second it has given on average (a `gather` gives rows, a
+    `batch` batches), and how many items failed or were skipped, if any; beside an edge, how many items
+    it holds of how many it can hold. When the run is over, the figures are those of the whole run.
     """
 
     def __init__(self, live: Live) -> None:
@@ -53,14 +53,17 @@ class RunGraph:
 
 def figures_of(live: Live, report: Report) -> dict[str | int, str]:
     """Give what to write beside the stages, by name, and beside the edges, by number."""
-    figures: dict[str | int, str] = {stage.name: _stage(stage) for stage in report.stages}
+    figures: dict[str | int, str] = {
+        stage.name: _stage(stage, report.elapsed) for stage in report.stages
+    }
     for planned, edge in live.edges.items():
         figures[planned.edge.index] = f"{edge.inside}/{edge.capacity}"
     return figures
 
 
-def _stage(stage: StageReport) -> str:
-    parts = [f"{rate(stage.throughput)}/s"]
+def _stage(stage: StageReport, elapsed: float) -> str:
+    given = stage.given / elapsed if elapsed > 0 else 0.0
+    parts = [f"{rate(given)}/s"]
     parts += [f"{stage.failed} failed"] if stage.failed else []
     parts += [f"{stage.skipped} skipped"] if stage.skipped else []
     return ", ".join(parts)
