@@ -115,11 +115,12 @@ class Output(Generic[T_co]):
                 return EMPTY
             if live.cancelled:
                 await checkpoint_if_cancelled()
+                why = live.crashed if live.failure is None else live.failure.error
                 raise ClosedError(
-                    "the run has failed"
-                    if live.failure is not None or live.crashed is not None
-                    else "the run's block is being left; read inside it, and wait for readers there"
-                )
+                    "the run's block is being left; read inside it, and wait for readers there"
+                    if why is None
+                    else "the run has failed"
+                ) from why
             other = bell.event
             if other is not None:
                 raise self._busy()
