@@ -148,7 +148,8 @@ class Flow(Generic[In, Out_co]):
 
     * `on`: a place to run it in, such as `Threads(4)`; without one it runs on the event loop, where
       an `async def` is awaited and a plain function is called inline.
-    * `concurrency`: calls at once; 1 on the loop, the place's limit on a place (and never more than that there).
+    * `concurrency`: calls at once; 1 on the loop, the place's limit on a place
+      (which it cannot exceed there).
     * `ordered`: whether results leave in input order (the default) or as they finish.
     * `timeout`: seconds for each attempt.
     * `retry`: a `Retry`.
