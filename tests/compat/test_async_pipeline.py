@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
+from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
 
@@ -150,3 +152,125 @@ async def test_cancelling_the_caller_cancels_the_map() -> None:
         with anyio.move_on_after(0.01) as scope:
             await Pipeline([Stage("wait", lambda _: anyio.sleep_forever())]).map(range(100))
         assert scope.cancelled_caught
+
+
+async def test_all_that_fail_at_once_are_in_the_group() -> None:
+    """As each was raised: no notes, no context of ours."""
+    go = anyio.Event()
+
+    async def fail_together(value: int) -> int:
+        if value == 3:
+            await anyio.wait_all_tasks_blocked()
+            go.set()
+            await anyio.sleep_forever()
+        await go.wait()
+        raise KeyError(value)
+
+    pipeline = Pipeline([Stage("together", fail_together)])
+    with pytest.raises(ExceptionGroup) as caught:
+        await pipeline.map(range(100), concurrency=4)
+    errors = caught.value.exceptions
+    assert all(type(error) is StageExecutionError for error in errors)
+    assert sorted(error.original_error.args for error in errors) == [(0,), (1,), (2,)]
+    assert caught.value.__context__ is None
+    for error in errors:
+        assert error.__context__ is error.original_error
+        assert not hasattr(error, "__notes__")
+        assert not hasattr(error.original_error, "__notes__")
+
+
+async def test_what_the_items_raise_has_no_notes() -> None:
+    """It is not about a stage."""
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone") as caught:
+        await Pipeline([Stage("a", add_one)]).map(broken())
+    assert not hasattr(caught.value, "__notes__")
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_handler_that_cancels_itself_is_named() -> None:
+    """Only asyncio has such a cancellation; the message knows the user's names only."""
+
+    async def cancelling(value: int) -> int:
+        raise asyncio.CancelledError
+
+    with pytest.raises(Exception, match="'first, second of map' was cancelled") as caught:
+        await Pipeline([Stage("first", add_one), Stage("second", cancelling)]).map([7])
+    assert caught.value.__notes__ == ["flowstage: raised in stage 'first, second of map' on item 7"]
+
+
+variable: ContextVar[str] = ContextVar("variable", default="nobody's")
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_each_item_has_context_variables_of_its_own(concurrency: int) -> None:
+    """A copy of the caller's, through all its stages, hooks, attempts and cleanups."""
+    seen: list[Any] = []
+
+    async def begin(value: int) -> int:
+        seen.append(variable.get())
+        token = variable.set("to be reset")
+        await checkpoint()
+        variable.reset(token)
+        variable.set(f"item {value}'s")
+        await checkpoint()
+        return value
+
+    async def end(value: int) -> int:
+        try:
+            await checkpoint()
+        finally:
+            seen.append(variable.get())
+        return value
+
+    variable.set("the caller's")
+    stages = [Stage("begin", begin), Stage("end", end, timeout=5)]
+    hooks: list[str] = []
+    pipeline = Pipeline(stages, after_stage=lambda *details: hooks.append(variable.get()))
+    assert await pipeline.map(range(4), concurrency=concurrency) == [0, 1, 2, 3]
+    own = {f"item {value}'s" for value in range(4)}
+    assert sorted(seen) == sorted(["the caller's"] * 4 + list(own))
+    assert set(hooks) == own
+    assert variable.get() == "the caller's"
+
+
+async def test_a_cancelled_item_cleans_up_with_its_own_context_variables() -> None:
+    """What is thrown in arrives where the item waits."""
+    seen: list[str] = []
+
+    async def wait(value: int) -> None:
+        variable.set(f"item {value}'s")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            seen.append(variable.get())
+
+    with no_leaks():
+        async with anyio.create_task_group() as group:
+            group.start_soon(Pipeline([Stage("wait", wait)]).map, range(10), 3)
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+    assert sorted(seen) == ["item 0's", "item 1's", "item 2's"]
+
+
+async def test_wrong_arguments_are_refused() -> None:
+    """In the caller's words."""
+    for wrong, message in {
+        "retries=True": "retries must be a whole number, not True",
+        "retries=1.5": "retries must be a whole number, not 1.5",
+        "timeout='1'": "timeout must be a number of seconds, not '1'",
+        "timeout=True": "timeout must be a number of seconds, not True",
+        "retry_delay='1'": "retry_delay must be a number of seconds, not '1'",
+    }.items():
+        name, value = wrong.split("=")
+        with pytest.raises(TypeError, match=message):
+            Stage("s", add_one, **{name: eval(value)})
+    pipeline = Pipeline([Stage("s", add_one)])
+    for concurrency in ("a", 1.5, True):
+        with pytest.raises(TypeError, match="concurrency must be a whole number, not"):
+            await pipeline.map([1], concurrency=concurrency)  # type: ignore[arg-type]  # see above

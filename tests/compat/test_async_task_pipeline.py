@@ -252,6 +252,73 @@ def test_one_pipeline_serves_one_event_loop_after_the_other() -> None:
     assert trio.run(program) == [1, 2]
 
 
+def test_a_pipeline_whose_loop_has_ended_starts_again_on_another() -> None:
+    """Without `stop`, also if nobody cancelled what was left on the loop."""
+    pipeline: Pipe = AsyncTaskPipeline(enable_timing=True)
+    pipeline.add_stage("same", same)
+
+    async def first() -> None:
+        await pipeline.start()
+        assert await results(pipeline, 1) == [1]
+
+    async def again() -> None:
+        assert not pipeline.running
+        await pipeline.start()
+        assert await results(pipeline, 2) == [2]
+        assert len(pipeline.completed_items) == 2
+
+    async def stopped() -> None:
+        await pipeline.stop()
+        await pipeline.stop()
+
+    asyncio.run(first())
+    trio.run(again)
+    asyncio.run(stopped())
+    pipeline.clear()
+    for run in (trio.run, lambda program: asyncio.run(program())):
+        run(first)
+        assert not pipeline.running
+        pipeline.clear()
+
+
+# What asyncio says of tasks that nobody has cancelled when their loop is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_pipeline_whose_loop_was_closed_is_not_running(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever is left of it there."""
+    pipeline: Pipe = AsyncTaskPipeline()
+    pipeline.add_stage("same", same)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(pipeline.start())
+    assert pipeline.running
+    loop.close()
+    assert not pipeline.running
+
+    async def again() -> list[Any]:
+        await pipeline.start()
+        found = await results(pipeline, 1)
+        await pipeline.stop()
+        return found
+
+    assert asyncio.run(again()) == [1]
+    gc.collect()
+    caplog.clear()  # "Task was destroyed but it is pending!"
+
+
+def test_its_options_are_read_only() -> None:
+    """They hold for every run."""
+    pipeline: Pipe = AsyncTaskPipeline(3, True, True)
+    for name, value in {
+        "max_queue_size": 3,
+        "enable_timing": True,
+        "return_exceptions": True,
+    }.items():
+        assert getattr(pipeline, name) == value
+        with pytest.raises(AttributeError):
+            setattr(pipeline, name, value)
+
+
 async def test_items_that_failed_are_logged_and_the_rest_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -260,7 +327,34 @@ async def test_items_that_failed_are_logged_and_the_rest_goes_on(
     async with running({"invert": lambda item: 1 / item}) as pipeline:
         assert await results(pipeline, 1, 0, 2) == [1, 0.5]
         assert pipeline.counter == 3
+        (stage,) = pipeline.stages
+        assert (stage.processed_count, stage.failed_count) == (2, 1)
     assert "ZeroDivisionError" in caplog.text
+    assert "PipelineItem(data=0" in caplog.text
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+async def test_each_stage_counts_what_it_does(*, return_exceptions: bool) -> None:
+    """Over all runs; sentinels are no items, and a generator that fails has failed."""
+
+    def spread(item: int) -> Iterator[int]:
+        yield item
+        if item == 2:
+            raise KeyError(item)
+        yield item
+
+    stages = {"spread": spread, "invert": lambda item: 1 / item}
+    pipeline: Pipe = AsyncTaskPipeline(return_exceptions=return_exceptions)
+    for name, fn in stages.items():
+        pipeline.add_stage(name, fn)
+    for run in (1, 2):
+        await pipeline.start()
+        await pipeline.process_input_sentinel("turn")
+        found = await results(pipeline, 0, 1, 2)
+        await pipeline.stop()
+        assert len(found) == (7 if return_exceptions else 4)
+        counts = [(stage.processed_count, stage.failed_count) for stage in pipeline.stages]
+        assert counts == [(2 * run, 1 * run), (3 * run, 2 * run)]
 
 
 def test_wrong_stages_are_refused() -> None:
@@ -303,6 +397,114 @@ async def test_the_latency_begins_when_the_item_was_made() -> None:
         assert timing is not None
         assert 5 <= latency < 6
         assert 5 <= timing.queue_wait_time < 6
+        assert timing.total_stage_time == pytest.approx(latency, abs=1e-6)
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def naps(pipeline: Pipe) -> list[tuple[float, bool]]:
+    """The items that are kept, and whether each has a long computation."""
+    found = []
+    for item in pipeline.completed_items:
+        timing = item.get_detailed_timing("nap")
+        assert timing is not None
+        found.append((item.data, timing.computation_time >= 0.05))
+    return found
+
+
+async def fed_to_nap(pipeline: Pipe, *seconds: float) -> None:
+    """Feed, and wait until everything has come out and can be read."""
+    there = pipeline.output_queue.qsize()
+    for one in seconds:
+        await pipeline.process_input_data(one, time.perf_counter())
+    await until(lambda: pipeline.output_queue.qsize() == there + len(seconds))
+
+
+@pytest.mark.slow
+async def test_a_report_midway_has_the_times_of_what_was_read() -> None:
+    """Whatever waits to be read, or was cleared, interrupted or put between."""
+    async with running({"nap": nap}, enable_timing=True, return_exceptions=True) as pipeline:
+        stream = pipeline.generate_output_stream()
+        await fed_to_nap(pipeline, 0.05, 0.0, 0.001)
+        assert await anext(stream) == 0.05
+        assert naps(pipeline) == [(0.05, True)]
+        report = pipeline.get_report()
+        assert report is not None
+        times = report.summary.stage_statistics["nap"].timing_breakdown
+        assert times.avg_computation_time >= 0.05
+
+        await pipeline.process_input_sentinel("turn")
+        await pipeline.process_input_data("no number", 0.0)
+        await pipeline.process_input_data(0.06, time.perf_counter())
+        await until(lambda: pipeline.output_queue.qsize() == 5)
+        found = [await anext(stream) for _ in range(5)]
+        assert found[:3] == [0.0, 0.001, "turn"]
+        assert found[4] == 0.06
+        assert naps(pipeline) == [(0.05, True), (0.0, False), (0.001, False), (0.06, True)]
+
+        await fed_to_nap(pipeline, 0.05, 0.0)
+        pipeline.clear_output_queue()
+        await fed_to_nap(pipeline, 0.002, 0.05)
+        assert await anext(stream) == 0.002
+        assert naps(pipeline)[4:] == [(0.002, False)]
+
+        await pipeline.interrupt()
+        assert naps(pipeline) == []
+        await fed_to_nap(pipeline, 0.0, 0.05)
+        assert await anext(stream) == 0.0
+        assert naps(pipeline) == [(0.0, False)]
+
+
+@pytest.mark.slow
+async def test_a_restart_keeps_the_times_there_are() -> None:
+    """Also of what was left to be read; each item has the times of its own run."""
+    async with running({"nap": nap}, enable_timing=True) as pipeline:
+        stream = pipeline.generate_output_stream()
+        await fed_to_nap(pipeline, 0.05, 0.0, 0.06)
+        assert await anext(stream) == 0.05
+        await pipeline.stop()
+        assert naps(pipeline) == [(0.05, True)]
+        await pipeline.start()
+        await fed_to_nap(pipeline, 0.001, 0.07)
+        found = [await anext(stream) for _ in range(3)]
+        assert found == [0.0, 0.06, 0.001]
+        assert naps(pipeline) == [(0.05, True), (0.0, False), (0.06, True), (0.001, False)]
+        summary = pipeline.get_latency_summary()
+        assert summary is not None
+        assert summary.total_items == 4
+        assert summary.min_total_latency > 0
+        assert summary.stage_statistics["nap"].processed_count == 5
+        assert await anext(stream) == 0.07
+    assert naps(pipeline)[4:] == [(0.07, True)]
+
+
+async def test_an_item_that_used_the_turn_of_a_cleared_one_has_its_own_times() -> None:
+    """Its latency begins with itself."""
+    go = threading.Event()
+
+    def wait(item: Any) -> Any:
+        go.wait(10)
+        return item
+
+    async with running({"wait": wait}, enable_timing=True) as pipeline:
+        await pipeline.process_input_data(0, time.perf_counter())
+        await until(lambda: pipeline.input_queue.empty())
+        await pipeline.process_input_data("cleared", time.perf_counter())
+        await anyio.sleep(0.05)
+        pipeline.clear_input_queue()
+        made = time.perf_counter()
+        await pipeline.process_input_data(1, made)
+        go.set()
+        assert await results(pipeline) == [0, 1]
+        item = pipeline.completed_items[1]
+        timing, latency = item.get_detailed_timing("wait"), item.get_total_latency()
+        assert timing is not None
+        assert latency is not None
+        assert timing.queue_enter_time == item.start_timestamp == made
+        assert made <= timing.processing_start_time <= time.perf_counter()
         assert timing.total_stage_time == pytest.approx(latency, abs=1e-6)
 
 

@@ -218,6 +218,47 @@ async def test_what_ends_the_program_reaches_the_caller(error: type[BaseExceptio
         await anext(values)
 
 
+async def test_two_tasks_that_ask_for_the_first_value_at_once_get_along() -> None:
+    """One gets the values; another that would have to wait as well is told so, in the user's names."""
+    go = anyio.Event()
+    found: list[int] = []
+    told: list[str] = []
+
+    async def some_numbers() -> AsyncIterator[int]:
+        await go.wait()
+        for value in range(10):
+            yield value
+
+    values = buffered_pipeline()(some_numbers())
+
+    async def read() -> None:
+        try:
+            async for value in values:
+                found.append(value)
+        except anyio.BusyResourceError as error:
+            told.append(str(error))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        group.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        assert len(told) == 1
+        assert "'some_numbers'" in told[0]
+        go.set()
+    assert found == list(range(10))
+
+
+async def test_a_first_value_that_nobody_waits_for_any_more_leaves_nothing() -> None:
+    """Whoever waits with the one that was cancelled gets no value."""
+    before = len(anyio.get_running_tasks())
+    values = buffered_pipeline()(numbers())
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await anext(values)
+    assert len(anyio.get_running_tasks()) == before
+    assert [value async for value in values] == []
+
+
 async def test_one_that_is_never_read_is_never_begun() -> None:
     """No task, and the generator is as it was."""
     before = len(anyio.get_running_tasks())

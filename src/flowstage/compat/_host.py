@@ -19,7 +19,6 @@ from contextvars import copy_context
 from typing import Any
 
 from anyio import (
-    BusyResourceError,
     CancelScope,
     Event,
     create_task_group,
@@ -42,17 +41,20 @@ class Host:
         name: the task's name.
 
     Attributes:
-        run: the run, once `start` has returned.
+        run: the run, as soon as it lives.
         error: what the block raised, if it did.
         gone: set when the block has been left and nothing of the run remains.
+        on_end: called on the event loop as soon as the run ends, for whatever reason, and before its
+            threads are waited for.
         read: what `next_event` calls first; for a loop that deals with what it may raise by calling
             `next_event` again.
     """
 
-    run: Run[Any, Any]
     _group: TaskGroup
 
     def __init__(self, opening: Any, name: str) -> None:
+        self.run: Run[Any, Any] | None = None
+        self.on_end: Callable[[], None] | None = None
         self.error: BaseException | None = None
         self.gone = Event()
         self._opening = opening
@@ -64,6 +66,18 @@ class Host:
         self._events: AsyncIterator[Any] | None = None
         self._task: Any = None
         self._soon: Soon | None = None
+        self._loop_is_closed: Callable[[], bool] = lambda: False
+        self._cut_off = False
+
+    @property
+    def live(self) -> bool:
+        """Whether the run lives."""
+        return self.run is not None and not self.gone.is_set()
+
+    @property
+    def over(self) -> bool:
+        """Whether its event loop has ended, and it with it; then there is nothing to wait for."""
+        return self._cut_off or self._loop_is_closed()
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -73,7 +87,7 @@ class Host:
         Raises:
             BaseException: what entering it raised.
         """
-        self._task, self._soon = _spawn(self._live, self._name)
+        self._task, self._soon, self._loop_is_closed = _spawn(self._live, self._name)
         try:
             await self._entered.wait()
         except BaseException:
@@ -89,18 +103,24 @@ class Host:
                 if self._ended:
                     return
                 assert self._opening is not None
-                async with self._opening as self.run, create_task_group() as self._group:
-                    # The run's tasks make their first step: asyncio.run() may cancel all tasks
-                    # any time, and one that has not begun is warned of as never awaited.
-                    await checkpoint()
-                    self._entered.set()
-                    await sleep_forever()
+                async with self._opening as run, create_task_group() as self._group:
+                    try:
+                        # The run's tasks make their first step: asyncio.run() may cancel all tasks
+                        # any time, and one that has not begun is warned of as never awaited.
+                        await checkpoint()
+                        self.run = run
+                        self._entered.set()
+                        await sleep_forever()
+                    finally:
+                        if self.on_end is not None:
+                            self.on_end()
         except get_cancelled_exc_class():
+            self._cut_off = True
             raise  # the event loop ends
         except BaseException as error:
             self.error = error
         finally:
-            self._opening = self._events = self.read = None
+            self._opening = self._events = self.read = self.on_end = None
             self.gone.set()
             self._entered.set()
 
@@ -123,10 +143,15 @@ class Host:
 
     def end_soon(self) -> None:
         """Leave the block in one of the next steps of the event loop. For finalizers: any thread."""
-        if self._soon is None or self.gone.is_set():
+        if not self.gone.is_set():
+            self.call_soon(self.end)
+
+    def call_soon(self, work: Callable[[], object]) -> None:
+        """Call a function in one of the next steps of the event loop. From any thread."""
+        if self._soon is None:
             return
         try:
-            self._soon(self.end)
+            self._soon(work)
         except RuntimeError:  # the event loop is over, and the task with it
             return
 
@@ -157,17 +182,15 @@ class Host:
             BusyResourceError: another task is waiting for it.
             BaseException: what ended the run.
         """
+        if self.run is None:
+            await self._entered.wait()  # it is being started
         try:
+            if self.run is None:
+                raise ClosedError
             if self._events is None:
                 self._events = self.run.events()
                 self.read = self._events.__anext__
-            try:
-                return await self._events.__anext__()
-            except BusyResourceError:  # it belongs to the task that asked last
-                self._events = self.read = None
-                self._events = self.run.events()
-                self.read = self._events.__anext__
-                return await self._events.__anext__()
+            return await self._events.__anext__()
         except ClosedError:
             self._events = self.read = None
             await self.wait_gone()  # it ends by itself; to cancel it now could hide why
@@ -176,17 +199,23 @@ class Host:
             raise StopAsyncIteration from None
 
 
-def _spawn(work: Callable[[], Awaitable[None]], name: str) -> tuple[Any, Soon]:
-    """Start a task that belongs to nobody; give it, and what calls a function on its event loop."""
+def _spawn(work: Callable[[], Awaitable[None]], name: str) -> tuple[Any, Soon, Callable[[], bool]]:
+    """Start a task that belongs to nobody.
+
+    Returns:
+        it, what calls a function on its event loop, and what tells whether that was closed without
+        having ended the task.
+    """
     if "trio" in sys.modules:  # else nobody can be running on it
         import trio
 
         if trio.lowlevel.in_trio_task():
             token = trio.lowlevel.current_trio_token()
-            task = trio.lowlevel.spawn_system_task(work, name=name, context=copy_context())
-            return task, token.run_sync_soon
+            system = trio.lowlevel.spawn_system_task(work, name=name, context=copy_context())
+            return system, token.run_sync_soon, lambda: False  # trio ends them all
     loop = asyncio.get_running_loop()
-    return loop.create_task(_awaited(work), name=name), loop.call_soon_threadsafe
+    task = loop.create_task(_awaited(work), name=name)
+    return task, loop.call_soon_threadsafe, loop.is_closed
 
 
 async def _awaited(work: Callable[[], Awaitable[None]]) -> None:

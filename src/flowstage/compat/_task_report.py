@@ -8,7 +8,7 @@ was made (`created_at`) and ends when it is in the output queue.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from attrs import asdict, define, field, frozen
@@ -86,13 +86,12 @@ class PipelineItem(Generic[T]):
     data: T
     enable_timing: bool = True
     start_timestamp: float = field(factory=time.perf_counter)
-    number: int = field(default=0, kw_only=True, repr=False)
-    wanted: bool = field(default=True, init=False, repr=False)
+    place: int = field(default=-1, init=False, repr=False)  # among all that came out of its run
     _way: _Way | None = field(default=None, init=False, repr=False)
 
     def with_data(self, data: Any) -> PipelineItem[Any]:
         """Make the item of one of several values that came of this one."""
-        return PipelineItem(data, self.enable_timing, self.start_timestamp, number=self.number)
+        return PipelineItem(data, self.enable_timing, self.start_timestamp)
 
     def record_entry_time(self, stage_name: str) -> None:
         """Note that it enters the queue of a stage now."""
@@ -114,20 +113,19 @@ class PipelineItem(Generic[T]):
 
         Args:
             stages: by name, in order, what has `queue_wait`, `computation` and `transmission`.
-            entered: when it entered the run. What it waited before counts as waiting in the queue.
+            entered: when its turn entered the run. All the time from its start on until the first
+                stage began counts as waiting in the queue.
         """
-        at = self.start_timestamp = min(self.start_timestamp, entered)
-        before = entered - at
-        self._way = None
-        way = self._kept()
+        way = self._way = _Way()
+        at, left = self.start_timestamp, entered
         for name, times in stages.items():
-            start = at + before + times.queue_wait
+            start = left + times.queue_wait
             end = start + times.computation
-            leave = end + times.transmission
+            left = end + times.transmission
             way.entries[name] = at
-            way.completions[name] = leave
-            way.timings[name] = DetailedTiming(at, start, end, leave)
-            at, before = leave, 0.0
+            way.completions[name] = left
+            way.timings[name] = DetailedTiming(at, start, end, left)
+            at = left
 
     def _kept(self) -> _Way:
         if self._way is None:
@@ -221,7 +219,7 @@ class StageStatistics(Figures):
     Attributes:
         avg_latency, min_latency, max_latency: from the completion of the stage before to its own.
         processed_count: items that it has processed.
-        avg_processing_time: of one call of its function.
+        avg_processing_time: of its function for one item, all values of a generator together.
         timing_breakdown: the parts of the latency.
     """
 
@@ -297,28 +295,30 @@ class PipelineAnalysis(Figures):
     analysis_metadata: dict[str, Any] | None = None
 
 
-def timed(items: Sequence[PipelineItem[Any]], records: Sequence[Any]) -> list[PipelineItem[Any]]:
-    """Give the items that are wanted, with the times that the run kept of them.
+def note_ways(items: Iterable[PipelineItem[Any]], timing: Any) -> None:
+    """Note the ways of items that have come out of a run, as far as it still knows them.
 
     Args:
-        items: those that came out last.
-        records: the run's records of those that came out last, in the same order.
+        items: those that are kept.
+        timing: what the run's report says of the times.
     """
-    for item, record in zip(reversed(items), reversed(records), strict=False):
-        if item.get_total_latency() is None:
+    records = timing.items
+    first = timing.latency.count - len(records)  # records begin at this item's place
+    for item in items:
+        if item.place >= first and item.get_total_latency() is None:
+            record = records[item.place - first]
             item.record_way(record.stages, record.created)
-    return [item for item in items if item.wanted]
 
 
 def analysis_of(
     items: Sequence[PipelineItem[Any]],
     *,
     total: int,
-    stages: Mapping[str, Any],
+    stages: Sequence[Any],
     details: bool,
     running: bool,
 ) -> PipelineAnalysis:
-    """Work out the figures of some timed items; `stages` are the run's reports of its stages."""
+    """Work out the figures of some timed items; `stages` are those of the pipeline."""
     breakdowns = [item.breakdown() for item in items]
     latencies = [found.totals.total_latency for found in breakdowns]
     efficiency = mean([found.totals.computation_ratio for found in breakdowns])
@@ -329,9 +329,9 @@ def analysis_of(
             min_total_latency=min(latencies, default=0.0),
             max_total_latency=max(latencies, default=0.0),
             stage_statistics={
-                name: found
-                for name, report in stages.items()
-                if (found := _statistics(name, report, breakdowns)) is not None
+                stage.name: found
+                for stage in stages
+                if (found := _statistics(stage, breakdowns)) is not None
             },
             overall_efficiency=EfficiencyMetrics(efficiency, 1.0 - efficiency),
         ),
@@ -345,10 +345,9 @@ def analysis_of(
     )
 
 
-def _statistics(
-    name: str, report: Any, breakdowns: Sequence[ItemTimingBreakdown]
-) -> StageStatistics | None:
-    details = [found.stages[name] for found in breakdowns if found.stages and name in found.stages]
+def _statistics(stage: Any, breakdowns: Sequence[ItemTimingBreakdown]) -> StageStatistics | None:
+    ways = [found.stages for found in breakdowns if found.stages]
+    details = [way[stage.name] for way in ways if stage.name in way]
     if not details:
         return None
     latencies = [detail.total_stage_time for detail in details]
@@ -357,8 +356,8 @@ def _statistics(
         avg_latency=mean(latencies),
         min_latency=min(latencies),
         max_latency=max(latencies),
-        processed_count=report.done,
-        avg_processing_time=report.calls.mean,
+        processed_count=stage.processed_count,
+        avg_processing_time=stage.get_average_processing_time(),
         timing_breakdown=TimingBreakdown(
             avg_computation_time=computation,
             avg_queue_wait_time=mean([detail.queue_wait_time for detail in details]),

@@ -5,14 +5,18 @@
 `run` takes one value through the stages in the task that calls it. `map` is a flow: as many calls of
 one stage as there may be pipelines at once, each of which takes one item after the other from the
 items until there are none left. So there is never a task per item, and an item is asked for when there
-is a pipeline free to take it.
+is a pipeline free to take it. What a task per item would give for nothing is given all the same: context
+variables of its own, and every failure of those that fail at once.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from contextvars import Context as Variables
+from contextvars import copy_context
 from inspect import Parameter, isawaitable, signature
+from types import coroutine
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from anyio import fail_after, sleep
@@ -82,6 +86,7 @@ class Stage(Generic[In, Out]):
         backoff: `"fixed"`, or `"exponential"`: twice the delay after each further failure.
 
     Raises:
+        TypeError: an argument that is no number where there has to be one.
         ValueError: an argument out of range.
     """
 
@@ -97,6 +102,10 @@ class Stage(Generic[In, Out]):
         retry_delay: float = 0.0,
         backoff: BackoffMode = "fixed",
     ) -> None:
+        if timeout is not None:
+            _check_number("timeout", timeout)
+        _check_whole("retries", retries)
+        _check_number("retry_delay", retry_delay)
         if timeout is not None and not timeout > 0:
             raise ValueError("timeout must be greater than 0")
         if not retries >= 0:
@@ -247,25 +256,48 @@ class Pipeline:
             context: what each item's context is a shallow copy of.
             return_exceptions: put an item's exception in its place, and go on.
 
+        Each item has a copy of the context variables of the caller: it sees what the caller has set,
+        and nobody else sees what it sets.
+
         Raises:
+            TypeError: `concurrency` is no whole number.
             ValueError: `concurrency` is below 1.
-            ExceptionGroup: a stage failed; the other pipelines were cancelled.
+            ExceptionGroup: a stage failed; the other pipelines were cancelled. If several failed at
+                once, all their errors are in it.
+            Exception: what the items raised when one was asked for.
         """
+        _check_whole("concurrency", concurrency)
         if concurrency < 1:
             raise ValueError("concurrency must be greater than or equal to 1")
         work = _Work(self, items, context, return_exceptions=return_exceptions)
-        lanes = source(work.lanes(concurrency), name="map")
+        name = ", ".join(str(stage.name) for stage in self.stages)
+        lanes = source(work.lanes(concurrency), name="items")
         try:
-            await lanes.tap(work.lane, concurrency=concurrency, ordered=False).drain(buffer=0)
-        except StageExecutionError as error:
-            if error is not work.failed:
-                raise
-            raise ExceptionGroup("unhandled errors in Pipeline.map", [error]) from None
+            await lanes.tap(
+                _Lane.run, name=f"{name} of map", concurrency=concurrency, ordered=False
+            ).drain(buffer=0)
+        except _Over:
+            pass  # outside of this block the errors have no context but their own
+        if work.broken is not None:
+            raise work.broken
+        if work.failed:
+            raise ExceptionGroup("unhandled errors in Pipeline.map", work.failed)
         return work.results
 
 
+class _Over(Exception):
+    """Ends a `map` whose errors have been noted; so they keep the form in which they were raised."""
+
+
 class _Work:
-    """One `map`: the items still to be taken, and the results so far."""
+    """One `map`: the items still to be taken, and what came of the others.
+
+    Attributes:
+        results: by the items' places.
+        failed: the errors of the items that failed.
+        broken: what the items raised.
+        over: there are no items left.
+    """
 
     def __init__(
         self,
@@ -276,36 +308,83 @@ class _Work:
         return_exceptions: bool,
     ) -> None:
         self.results: list[Any] = []
-        self.failed: Exception | None = None
-        self._run = pipeline.run
-        self._items = iter(items)
-        self._over = False
-        self._context = context or {}
-        self._return_exceptions = return_exceptions
+        self.failed: list[Exception] = []
+        self.broken: Exception | None = None
+        self.over = False
+        self.run = pipeline.run
+        self.items = iter(items)
+        self.context = context or {}
+        self.variables = copy_context()
+        self.return_exceptions = return_exceptions
 
-    def lanes(self, concurrency: int) -> Iterator[int]:
-        """Give one number for each pipeline that may run at once, while there are items."""
-        for number in range(concurrency):
-            if self._over:
+    def lanes(self, concurrency: int) -> Iterator[_Lane]:
+        """Give a lane for each pipeline that may run at once, while there are items."""
+        for _ in range(concurrency):
+            if self.over:
                 return
-            yield number
+            yield _Lane(self)
 
-    async def lane(self, _: int) -> None:
+
+class _Lane:
+    """One of the pipelines of a `map`, which takes one item after the other."""
+
+    __slots__ = ("_item", "_work")
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+        self._item: Any = None
+
+    def __repr__(self) -> str:  # it stands for its item in what is said about it
+        return repr(self._item)
+
+    async def run(self) -> None:
         """Take item after item through the pipeline."""
-        results, run, template = self.results, self._run, self._context
-        for taken, item in enumerate(self._items, start=1):
+        work = self._work
+        results, run, template, variables = work.results, work.run, work.context, work.variables
+        taken = 0
+        while True:
+            try:
+                self._item = item = next(work.items, _NONE)
+            except Exception as error:
+                if not work.failed:  # else a stage was first
+                    work.broken = work.broken or error
+                raise _Over from None
+            if item is _NONE:
+                work.over = True
+                return
             place = len(results)
             results.append(None)
             try:
-                results[place] = await run(item, context=dict(template))
+                results[place] = await _in(variables.copy(), run(item, context=dict(template)))
             except Exception as error:
-                if not self._return_exceptions:
-                    self.failed = self.failed or error
-                    raise
+                if not work.return_exceptions:
+                    work.failed.append(error)
+                    raise _Over from None
                 results[place] = error
+            taken += 1
             if taken % _TURN == 0:
                 await checkpoint()
-        self._over = True
+
+
+_NONE: Any = object()
+
+
+@coroutine
+def _in(variables: Variables, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Await a coroutine with context variables of its own: what `yield from` does, step by step."""
+    step: Callable[..., Any] = work.send
+    given: Any = None
+    while True:
+        try:
+            wish = variables.run(step, given)
+        except StopIteration as end:
+            return end.value
+        finally:
+            given = None  # an error would else keep this frame alive, and the frame the error
+        try:
+            step, given = work.send, (yield wish)
+        except BaseException as error:
+            step, given = work.throw, error
 
 
 async def _tell(hook: Callable[..., Any], details: Sequence[Any]) -> None:
@@ -326,3 +405,13 @@ def _takes(fn: Callable[..., Any], count: int) -> bool:
         return False
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     return sum(parameter.kind in positional for parameter in parameters) >= count
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")

@@ -3,29 +3,34 @@
     from flowstage.compat.async_task_pipeline import AsyncTaskPipeline
 
 Each stage is a `flat_map` in a thread of its own, so it may return a value, `None` to drop the item,
-or a generator; every queue is an edge of the flow. The run lives from `start` to `stop`.
+or a generator. Every queue is an edge of the flow, except for the one in front of the first stage, which
+can be cleared: see `_task_input`. The run lives from `start` to `stop`.
 
-What the items of the flow carry is a `PipelineItem`. The end of `generate_output_stream` is a sentinel
-of this module's own: sent behind everything accepted, it comes out behind everything made of it.
+What goes from stage to stage is a `PipelineItem`, or a `Mark`: a sentinel, which a stage gives on as it
+is. The end of `generate_output_stream` is a sentinel of the flow's: sent behind everything accepted, it
+comes out behind everything made of it.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
 from inspect import iscoroutinefunction
 from types import GeneratorType
 from typing import Any, Generic, TypeVar
 
-from anyio import CancelScope, WouldBlock, from_thread
+from anyio import CancelScope, RunFinishedError, from_thread
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
-from flowstage import ClosedError, Failure, Flow, Input, Report, Run, Sentinel, Threads
+from flowstage import Failure, Flow, Input, Sentinel, Threads
 
 from ._host import Host
+from ._task_input import NOT_RUNNING, InputQueue, Mark, Turn
 from ._task_report import (
     DetailedTiming,
     EfficiencyMetrics,
@@ -39,7 +44,7 @@ from ._task_report import (
     TimingBreakdown,
     analysis_of,
     describe,
-    timed,
+    note_ways,
 )
 
 __all__ = [
@@ -67,10 +72,11 @@ logger = logging.getLogger("flowstage")
 KEPT_ITEMS = 1000
 """Completed items that are kept for the report: as many as a run times singly."""
 
+_NO_BOUND = sys.maxsize
+"""The size of the edge in front of the first stage; the `InputQueue` is the bound."""
+
 _TURN = 100
 """Items that a stream feeds in a row before it looks whether it was cancelled."""
-
-_NOT_RUNNING = "Pipeline is not running"
 
 
 class PipelineStage:
@@ -85,6 +91,7 @@ class PipelineStage:
         self.name = name
         self.process_fn = process_fn
         self._state = state
+        self._step = _Step(process_fn)
 
     def __repr__(self) -> str:
         return f"<PipelineStage {self.name!r}>"
@@ -92,18 +99,22 @@ class PipelineStage:
     @property
     def running(self) -> bool:
         """Whether the pipeline is."""
-        return self._state.host is not None
+        return self._state.running
 
     @property
     def processed_count(self) -> int:
-        """Items that it has processed."""
-        report = self._state.report()
-        return 0 if report is None else report.stage(self.name).done
+        """Items that it has processed, since it was added."""
+        return self._step.processed
+
+    @property
+    def failed_count(self) -> int:
+        """Items for which its function raised an exception, since it was added."""
+        return self._step.failed
 
     def get_average_processing_time(self) -> float:
-        """Seconds that an item takes; 0.0 before there was one."""
-        report = self._state.report()
-        return 0.0 if report is None else report.stage(self.name).calls.mean
+        """Seconds that an item takes, all values of a generator together; 0.0 before there was one."""
+        step = self._step
+        return step.seconds / step.processed if step.processed else 0.0
 
 
 class QueueView:
@@ -131,55 +142,82 @@ class QueueView:
         return self.qsize() >= self.maxsize
 
 
+class _Session(Host):
+    """One run of a pipeline, from `start` to `stop`.
+
+    Attributes:
+        passed: results and sentinels that have come out of the run, failures apart.
+        fed: an input stream has come to its end.
+        ends: those that were sent, and whose streams still wait for them.
+    """
+
+    def __init__(self, opening: Any) -> None:
+        super().__init__(opening, "flowstage AsyncTaskPipeline")
+        self.passed = 0
+        self.fed = False
+        self.ends: set[_End] = set()
+
+    def behind(self, stage: PipelineStage) -> int:
+        """Things in the queue behind a stage."""
+        edges = () if self.run is None else self.run.report().edges
+        return sum(edge.inside for edge in edges if edge.source == stage.name)
+
+    def send_end(self, end: _End) -> None:
+        """Send the end of a stream behind everything accepted; later, if the run is being started."""
+        if self.live and self.run is not None:
+            self.start_soon(self.run.send_sentinel, end)
+
+    def see(self, thing: Any) -> Any:
+        """Take note of what came out of the run."""
+        if type(thing) is PipelineItem:
+            thing.place = self.passed
+            self.passed += 1
+        elif type(thing) is Mark:
+            self.passed += 1
+        return thing
+
+    def nothing_is_left(self) -> None:
+        """Take note that what had come out and was not read has been dropped."""
+        timing = None if self.run is None else self.run.report().timing
+        self.passed = 0 if timing is None else timing.latency.count
+        for end in self.ends:  # they may have been dropped too, and somebody waits for them
+            self.send_end(end)
+
+    def note_ways(self, items: Iterable[Any]) -> None:
+        """Note the ways of items that came out of the run."""
+        timing = None if self.run is None else self.run.report().timing
+        if timing is not None:
+            note_ways((item for item in items if type(item) is PipelineItem), timing)
+
+
 class _State:
     """What the stages, queues and output of one pipeline look at.
 
     Attributes:
-        host: the run, while there is one.
-        last: the report of the run that was stopped last.
+        session: the run, while there is one.
         left: what had come out and was not read when the pipeline was stopped.
-        first: the number of the first item that is wanted; those before it were cleared.
-        unread: items at the head of the output that were cleared.
     """
 
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
-        self.host: Host | None = None
-        self.last: Report | None = None
+        self.queue = InputQueue(maxsize)
+        self.session: _Session | None = None
         self.left: deque[Any] = deque()
-        self.first = 0
-        self.unread = 0
         self.stages: list[PipelineStage] = []
 
     @property
-    def run(self) -> Run[Any, Any]:
-        """The run.
-
-        Raises:
-            RuntimeError: there is none.
-        """
-        if self.host is None or self.host.gone.is_set():
-            raise RuntimeError(_NOT_RUNNING)
-        return self.host.run
-
-    def report(self) -> Report | None:
-        """The report of this run, else of the last."""
-        return self.last if self.host is None else self.host.run.report()
+    def running(self) -> bool:
+        """Whether there is a run, on an event loop that has not ended."""
+        return self.session is not None and not self.session.over
 
     def inside(self, number: int) -> int:
-        """Items in a queue; number 0 is the input, the last one the output."""
+        """Things in a queue; number 0 is the input, the last one the output."""
+        if number == 0:
+            return len(self.queue)
+        held = 0 if self.session is None else self.session.behind(self.stages[number - 1])
         if number == len(self.stages):
-            held = 0 if self.host is None else max(0, self.output_of(self.host) - self.unread)
-            return held + sum(type(thing) is not Sentinel for thing in self.left)
-        if self.host is None:
-            return 0
-        target = self.stages[number].name
-        return sum(e.inside for e in self.host.run.report().edges if e.target == target)
-
-    def output_of(self, host: Host) -> int:
-        """Items in the output of a run."""
-        last = self.stages[-1].name
-        return sum(edge.inside for edge in host.run.report().edges if edge.source == last)
+            held += sum(type(thing) is not Sentinel for thing in self.left)
+        return held
 
 
 class AsyncTaskPipeline(Generic[T, U]):
@@ -207,26 +245,37 @@ class AsyncTaskPipeline(Generic[T, U]):
             raise TypeError(f"max_queue_size must be a whole number, not {max_queue_size!r}")
         if max_queue_size < 1:
             raise ValueError(f"max_queue_size must be at least 1, not {max_queue_size}")
-        self.max_queue_size = max_queue_size
-        self.enable_timing = enable_timing
-        self.return_exceptions = return_exceptions
+        self._enable_timing = enable_timing
+        self._return_exceptions = return_exceptions
         self._state = _State(max_queue_size)
         self._token: EventLoopToken | None = None
         self._thread = 0
-        self._numbers = 0
-        self._counter = 0
+        self._streamed = 0
         self._total = 0
         self._feeding = 0
-        self._fed = False
-        self._ends: set[_End] = set()
         self._done: deque[PipelineItem[Any]] = deque(maxlen=KEPT_ITEMS)
 
     def __del__(self) -> None:
         state = getattr(self, "_state", None)
-        if state is not None and state.host is not None:
-            state.host.end_soon()
+        if state is not None and state.session is not None:
+            state.session.end_soon()
 
     # -- looking at it --------------------------------------------------------------------------
+
+    @property
+    def max_queue_size(self) -> int:
+        """Items that each queue holds."""
+        return self._state.maxsize
+
+    @property
+    def enable_timing(self) -> bool:
+        """Whether each item's times are kept."""
+        return self._enable_timing
+
+    @property
+    def return_exceptions(self) -> bool:
+        """Whether the exceptions of items that failed are put in the output."""
+        return self._return_exceptions
 
     @property
     def stages(self) -> list[PipelineStage]:
@@ -251,17 +300,19 @@ class AsyncTaskPipeline(Generic[T, U]):
     @property
     def running(self) -> bool:
         """Whether it has been started, and not stopped since."""
-        return self._state.host is not None
+        return self._state.running
 
     @property
     def counter(self) -> int:
         """Items accepted since the last `clear`."""
-        return self._counter
+        return self._state.queue.accepted
 
     @property
     def completed_items(self) -> list[PipelineItem[Any]]:
-        """The last 1,000 items that came out; only with timing."""
-        return self._timed(self._state.report())
+        """The last 1,000 items that were read; only with timing."""
+        if self._state.session is not None:
+            self._state.session.note_ways(self._done)
+        return [item for item in self._done if item.get_total_latency() is not None]
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -298,74 +349,90 @@ class AsyncTaskPipeline(Generic[T, U]):
     async def start(self) -> None:
         """Start all stages.
 
+        The pipeline is running as soon as this is called: what is fed while the stages are being
+        started is accepted, and `stop` ends that too.
+
         Raises:
             RuntimeError: it is running already, or has no stages.
         """
         state = self._state
-        if state.host is not None:
+        if state.running:
             raise RuntimeError("Pipeline is already running")
         if not state.stages:
             raise RuntimeError("Pipeline has no stages; add one before it is started")
+        self._let_go()  # of a run whose event loop has ended
         opening = self._flow().open(
             buffer=self.max_queue_size,
             on_error="emit" if self.return_exceptions else "skip",
             timing=bool(self.enable_timing),
         )
-        state.host = host = Host(opening, "flowstage AsyncTaskPipeline")
-        try:
-            await host.start()
-        except BaseException:
-            state.host = None
-            raise
-        state.unread = 0
+        state.session = session = _Session(opening)
         self._token, self._thread = current_token(), threading.get_ident()
-        self._fed = False
-        self._ends.clear()
+        state.queue.open(session.call_soon)
+        session.on_end = state.queue.close
+        try:
+            await session.start()
+        except BaseException:
+            if state.session is session:
+                self._let_go()
+            raise
+        if state.session is not session or session.run is None:
+            return  # it was stopped meanwhile
+        state.queue.serve(session.run.send_nowait)
+        for end in session.ends:
+            session.send_end(end)
         logger.info("pipeline started")
 
     def _flow(self) -> Flow[Any, Any]:
-        flow: Flow[Any, Any] = Input("input")
-        for number, stage in enumerate(self._state.stages):
-            wanted = self._state if number == 0 else None
-            step = _Step(stage.process_fn, wanted)
-            flow = flow.flat_map(step, on=Threads(1), name=stage.name)
+        flow: Flow[Any, Any] = Input("input").buffer(_NO_BOUND)
+        for stage in self._state.stages:
+            flow = flow.flat_map(stage._step, on=Threads(1), name=stage.name)
         return flow
+
+    def _let_go(self) -> _Session | None:
+        """Take no more; give the run, if there is one."""
+        state = self._state
+        state.queue.close()
+        session, state.session = state.session, None
+        if session is not None:
+            session.on_end = None  # another run may take from the queue by then
+            session.note_ways(self._done)
+        return session
 
     async def stop(self) -> None:
         """Stop all stages and wait until their threads are done.
 
-        What has come out can still be read; what has not is lost. Calling it again is fine.
+        What has come out can still be read; what has not is lost. Whoever waits to feed, in a task or
+        in a thread, gets a `RuntimeError`. Calling it again is fine.
         """
-        state = self._state
-        host, state.host = state.host, None
-        if host is None:
+        session = self._let_go()
+        if session is None or session.over:
             await checkpoint()
             return
         try:
-            await self._keep_output(host)
+            await self._keep_output(session)
         finally:
-            await host.close()
-            state.last = host.run.report()
+            session.note_ways(self._state.left)
+            await session.close()
         logger.info("pipeline stopped")
-        if host.error is not None:
-            raise host.error
+        if session.error is not None:
+            raise session.error
 
-    async def _keep_output(self, host: Host) -> None:
+    async def _keep_output(self, session: _Session) -> None:
         """Take what has come out by now; what comes out meanwhile is not waited for."""
         state = self._state
-        left = state.output_of(host)
+        left = session.behind(state.stages[-1])
         while left > 0:
             thing = _NOTHING
             with CancelScope() as scope:
                 scope.cancel()  # a reader lets others have a turn now and then, but never waits here
                 try:
-                    thing = await host.next_event()
+                    thing = await session.next_event()
                 except StopAsyncIteration:
                     return
             if thing is not _NOTHING:
                 left -= type(thing) is not Sentinel
-                if self._note(thing):
-                    state.left.append(thing)
+                state.left.append(session.see(thing))
 
     async def interrupt(self) -> None:
         """Drop everything that is queued or being computed, and go on with what comes next.
@@ -385,13 +452,16 @@ class AsyncTaskPipeline(Generic[T, U]):
             RuntimeError: the pipeline is not running.
             Exception: what the iterator raised; it is logged too.
         """
+        session = self._state.session
         self._feeding += 1
         try:
             async for data in input_stream:
-                created_at = time.perf_counter()
-                if not self._accept(data, created_at):
-                    await self.process_input_data(data, created_at)
-            self._fed = True
+                item = self._item(data, time.perf_counter())
+                self._streamed += 1
+                if self._streamed % _TURN == 0 or not self._state.queue.put_nowait(item):
+                    await self._state.queue.put(item)
+            if session is not None:
+                session.fed = True
         except Exception as error:
             logger.error("error in the input stream: %r", error)
             raise
@@ -408,31 +478,12 @@ class AsyncTaskPipeline(Generic[T, U]):
         Raises:
             RuntimeError: the pipeline is not running.
         """
-        run = self._state.run
-        self._numbers += 1
-        item = PipelineItem(data, self.enable_timing, created_at, number=self._numbers)
-        try:
-            await run.send(item)
-        except ClosedError:
-            raise RuntimeError(_NOT_RUNNING) from None
-        if self.running:
-            self._counter += 1
+        await self._state.queue.put(self._item(data, created_at))
 
-    def _accept(self, data: Any, created_at: float) -> bool:
-        """Feed one item if that needs no waiting, and no other task is due a turn."""
-        self._numbers = number = self._numbers + 1
-        if number % _TURN == 0:
-            return False
-        try:
-            self._state.run.send_nowait(
-                PipelineItem(data, self.enable_timing, created_at, number=number)
-            )
-        except WouldBlock:
-            return False
-        except ClosedError:
-            raise RuntimeError(_NOT_RUNNING) from None
-        self._counter += 1
-        return True
+    def _item(self, data: Any, created_at: float) -> PipelineItem[Any]:
+        if self._enable_timing:
+            created_at = min(created_at, time.perf_counter())
+        return PipelineItem(data, self._enable_timing, created_at)
 
     async def process_input_sentinel(self, sentinel: U) -> None:
         """Feed something that passes every stage untouched, in its place.
@@ -440,10 +491,7 @@ class AsyncTaskPipeline(Generic[T, U]):
         Raises:
             RuntimeError: the pipeline is not running.
         """
-        try:
-            await self._state.run.send_sentinel(sentinel)
-        except ClosedError:
-            raise RuntimeError(_NOT_RUNNING) from None
+        await self._state.queue.put(Mark(sentinel))
 
     def put_input_data(self, data: T, created_at: float) -> None:
         """Feed one item from any thread but the event loop's, waiting while the pipeline is full.
@@ -451,7 +499,7 @@ class AsyncTaskPipeline(Generic[T, U]):
         Raises:
             RuntimeError: the pipeline is not running, or this is the event loop's thread.
         """
-        self._from_thread("data", self.process_input_data, data, created_at)
+        self._from_thread("data", self._item(data, created_at))
 
     def put_input_sentinel(self, sentinel: U) -> None:
         """Feed a sentinel from any thread but the event loop's.
@@ -459,18 +507,27 @@ class AsyncTaskPipeline(Generic[T, U]):
         Raises:
             RuntimeError: the pipeline is not running, or this is the event loop's thread.
         """
-        self._from_thread("sentinel", self.process_input_sentinel, sentinel)
+        self._from_thread("sentinel", Mark(sentinel))
 
-    def _from_thread(self, what: str, feed: Callable[..., Any], *args: Any) -> None:
+    def _from_thread(self, what: str, thing: Any) -> None:
         token = self._token
         if not self.running or token is None:
-            raise RuntimeError(_NOT_RUNNING)
+            raise RuntimeError(NOT_RUNNING)
         if threading.get_ident() == self._thread:
             raise RuntimeError(
                 f"put_input_{what} would hold up the event loop it is called on; "
                 f"use 'await process_input_{what}(...)' there"
             )
-        from_thread.run(feed, *args, token=token)
+        try:
+            from_thread.run(self._put, thing, token=token)
+        except (CancelledError, RunFinishedError):  # the event loop ends
+            raise RuntimeError(NOT_RUNNING) from None
+
+    async def _put(self, thing: Any) -> None:
+        # In a stage's thread a call would end with the stage, by a cancellation. But the queue is
+        # closed before that, so whoever waits is always told why.
+        with CancelScope(shield=True):
+            await self._state.queue.put(thing)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -486,20 +543,13 @@ class AsyncTaskPipeline(Generic[T, U]):
 
     def _begin_reading(self) -> _End | None:
         """Send the end of a stream that is to end, behind everything accepted."""
-        if not (self._fed and not self._feeding):
+        session = self._state.session
+        if session is None or session.gone.is_set() or not session.fed or self._feeding:
             return None
         end = _End()
-        if self._send_end(end):
-            self._ends.add(end)
-            return end
-        return None
-
-    def _send_end(self, end: _End) -> bool:
-        host = self._state.host
-        if host is None or host.gone.is_set():
-            return False
-        host.start_soon(host.run.send_sentinel, end)
-        return True
+        session.ends.add(end)
+        session.send_end(end)
+        return end
 
     async def _next_thing(self) -> Any:
         """Give the next thing that comes out.
@@ -509,67 +559,57 @@ class AsyncTaskPipeline(Generic[T, U]):
         """
         state = self._state
         while True:
+            session = state.session
             if state.left:
-                return state.left.popleft()
-            host = state.host
-            if host is None:
+                thing = state.left.popleft()
+            elif session is None or session.over:
                 raise StopAsyncIteration
-            try:
-                thing = await host.next_event()
-            except StopAsyncIteration:
-                if state.host is host and not state.left:
-                    raise
-                continue  # stopped meanwhile, which may have left something
-            if self._note(thing):
-                return thing
-
-    def _note(self, thing: Any) -> bool:
-        """Take note of what came out; tell whether it is still wanted."""
-        wanted, state = True, self._state
-        if state.unread and type(thing) is not Sentinel:
-            state.unread -= 1
-            wanted = False
-        if type(thing) is PipelineItem:
-            self._total += wanted
-            if self.enable_timing:  # also when it is not wanted: the run has kept its times
-                thing.wanted = wanted
-                self._done.append(thing)
-        return wanted
+            else:
+                try:
+                    thing = session.see(await session.next_event())
+                except StopAsyncIteration:
+                    if state.session is session and not state.left:
+                        raise
+                    continue  # stopped meanwhile, which may have left something
+            if type(thing) is PipelineItem:
+                self._total += 1
+                if self._enable_timing:
+                    self._done.append(thing)
+            return thing
 
     # -- clearing -------------------------------------------------------------------------------
 
     def clear(self) -> None:
         """Drop everything that is queued or being computed; forget `completed_items` and `counter`."""
-        state = self._state
+        state, session = self._state, self._state.session
         state.left.clear()
-        if state.host is not None and not state.host.gone.is_set():
-            state.host.run.interrupt()
-            state.unread = 0
-            for end in self._ends:  # they were dropped too, and somebody waits for them
-                self._send_end(end)
-        for item in self._done:
-            item.wanted = False
-        self._total = self._counter = 0
+        self._done.clear()
+        self._total = state.queue.accepted = 0
+        if session is not None and session.live and session.run is not None:
+            session.run.interrupt()
+            session.nothing_is_left()
+        state.queue.begin_anew()
 
     def clear_input_queue(self) -> None:
-        """Drop what waits in front of the first stage."""
-        self._state.first = self._numbers + 1
+        """Drop what waits in front of the first stage. Whoever waits to feed has room then."""
+        self._state.queue.clear()
 
     def clear_output_queue(self) -> None:
         """Drop what waits behind the last stage."""
-        state = self._state
-        if state.host is not None:
-            state.unread += state.inside(len(state.stages))
+        state, session = self._state, self._state.session
         state.left.clear()
+        if session is not None and session.live and session.run is not None:
+            last = state.stages[-1]
+            output = session.run.output(last.name)
+            while left := session.behind(last):
+                for _ in range(left):  # the ends of streams stand between, and are not counted
+                    output.take()
+            session.nothing_is_left()
 
     # -- telling --------------------------------------------------------------------------------
 
-    def _timed(self, report: Report | None) -> list[PipelineItem[Any]]:
-        records = () if report is None or report.timing is None else report.timing.items
-        return timed(list(self._done), records)
-
     def get_report(self, include_item_details: bool = True) -> PipelineAnalysis | None:
-        """Give the latency figures of the last 1,000 items that came out.
+        """Give the latency figures of the last 1,000 items that were read.
 
         Args:
             include_item_details: whether each item's times are among them.
@@ -577,16 +617,13 @@ class AsyncTaskPipeline(Generic[T, U]):
         Returns:
             the analysis, or `None` without timing, or while nothing has come out.
         """
-        report = self._state.report()
-        if report is None or not self.enable_timing:
-            return None
-        items = self._timed(report)
+        items = self.completed_items
         if not items:
             return None
         return analysis_of(
             items,
             total=self._total,
-            stages={stage.name: report.stage(stage.name) for stage in self._state.stages},
+            stages=self._state.stages,
             details=include_item_details,
             running=self.running,
         )
@@ -625,11 +662,9 @@ class OutputStream(AsyncIterator["T | U"], Generic[T, U]):
                 return thing.data
             if type(thing) is Failure:
                 return thing.error
-            if type(thing) is not Sentinel:
-                continue
-            if type(thing.value) is not _End:
+            if type(thing) is Mark:
                 return thing.value
-            if thing.value is self._end:
+            if type(thing) is Sentinel and thing.value is self._end:
                 self._finish()
                 raise StopAsyncIteration
 
@@ -640,8 +675,9 @@ class OutputStream(AsyncIterator["T | U"], Generic[T, U]):
 
     def _finish(self) -> None:
         self._over = True
-        if self._end is not None:
-            self._pipeline._ends.discard(self._end)
+        session = self._pipeline._state.session
+        if session is not None and self._end is not None:
+            session.ends.discard(self._end)
 
 
 class _End:
@@ -652,32 +688,58 @@ _NOTHING: Any = object()
 
 
 class _Step:
-    """One stage's function as a `flat_map` calls it, in the stage's thread.
+    """One stage's function as a `flat_map` calls it, in the stage's thread, one call at a time.
 
-    Args:
-        fn: the user's function.
-        wanted: for the first stage: where it stands which items were cleared.
+    Attributes:
+        processed: items it has made everything of.
+        failed: items for which the function raised an exception.
+        seconds: how long the function took for those that it has processed.
     """
 
-    def __init__(self, fn: Callable[[Any], Any], wanted: _State | None) -> None:
+    def __init__(self, fn: Callable[[Any], Any]) -> None:
         self._fn = fn
-        self._wanted = wanted
+        self.processed = self.failed = 0
+        self.seconds = 0.0
 
-    def __call__(self, item: PipelineItem[Any]) -> Iterable[PipelineItem[Any]]:
-        if self._wanted is not None and item.number < self._wanted.first:
-            return ()
-        result = self._fn(item.data)
+    def __call__(self, thing: Any) -> Iterable[Any]:
+        item = thing.take() if type(thing) is Turn else thing
+        if type(item) is not PipelineItem:
+            return () if item is None else (item,)
+        began = time.perf_counter()
+        try:
+            result = self._fn(item.data)
+        except Exception:
+            self.failed += 1
+            raise
+        spent = time.perf_counter() - began
+        if type(result) is GeneratorType:
+            return self._spread(item, result, spent)
+        self.processed += 1
+        self.seconds += spent
         if result is None:
             return ()
-        if type(result) is GeneratorType:
-            return _spread(item, result)
         item.data = result
         return (item,)
 
-
-def _spread(item: PipelineItem[Any], values: Iterator[Any]) -> Iterator[PipelineItem[Any]]:
-    for value in values:
-        yield item.with_data(value)
+    def _spread(
+        self, item: PipelineItem[Any], values: Generator[Any, Any, Any], spent: float
+    ) -> Iterator[PipelineItem[Any]]:
+        """Give an item for each value of a generator; what is between two of them is not its time."""
+        try:
+            while True:
+                began = time.perf_counter()
+                value = next(values, _NOTHING)
+                spent += time.perf_counter() - began
+                if value is _NOTHING:
+                    break
+                yield item.with_data(value)
+        except Exception:
+            self.failed += 1
+            raise
+        finally:
+            values.close()
+        self.processed += 1
+        self.seconds += spent
 
 
 def log_pipeline_performance_analysis(pipeline: AsyncTaskPipeline[Any, Any]) -> None:

@@ -54,6 +54,8 @@ def buffered_pipeline() -> BufferIterable:
 class Buffered(AsyncIterator[T_co], Generic[T_co]):
     """The values of an async iterable that is read ahead; made by `buffer_iterable`.
 
+    One task at a time may wait for a value; another one that asks meanwhile gets a `BusyResourceError`.
+
     Raises:
         TypeError: it is no async iterable, or `buffer_size` is no whole number.
         ValueError: `buffer_size` is below 1.
@@ -71,6 +73,9 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
             raise ValueError(f"buffer_size must be at least 1, not {buffer_size}")
         self._links = links
         self._iterable: AsyncIterable[T_co] | None = iterable
+        # What it is called in messages; a generator knows the name of its function.
+        name = getattr(iterable, "__name__", None)
+        self.__name__ = name if isinstance(name, str) and name else type(iterable).__name__
         self._size = buffer_size
 
     def __aiter__(self) -> Buffered[T_co]:
@@ -84,10 +89,12 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
             try:
                 read = host.read or host.next_event
                 value: Any = await read()
-            except (BusyResourceError, ClosedError):
+            except ClosedError:
                 value = await host.next_event()
         except StopAsyncIteration:
             await self.aclose()
+            raise
+        except BusyResourceError:  # the other task goes on
             raise
         except BaseException:
             await self._links.fail(host)
@@ -113,10 +120,14 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         iterable, self._iterable = self._iterable, None
         if iterable is None:
             raise StopAsyncIteration
-        flow = source(_Values(iterable), name="buffer_iterable")
+        flow = source(_Values(iterable), name=self.__name__)
         opening = flow.open(buffer=self._size - 1)
         self._host = host = Host(opening, "flowstage buffered_pipeline")
-        await self._links.start(host)
+        try:
+            await self._links.start(host)
+        except BaseException:
+            self._host = None
+            raise
         return host
 
 
