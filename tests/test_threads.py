@@ -7,12 +7,13 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
 
-from flowstage import Input, Retry, StageTimeout, Threads, source
+from flowstage import Graph, Input, Retry, StageTimeout, Threads, source
 
 from .accounts import check_accounts, settle, soon
 
@@ -497,3 +498,83 @@ async def test_flat_map_is_tried_again_after_a_timeout() -> None:
         flow = Input[int]().flat_map(values, on=Threads(2), timeout=0.02, retry=Retry(2))
         assert await flow.collect([1]) == [1]
     assert calls == [1, 1]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_what_a_thread_would_go_on_with_is_not_begun_after_an_interrupt(
+    ordered: bool,
+) -> None:
+    """A thread at work is given the next burst ahead; the interrupt discards it with the rest."""
+    begun: list[int] = []
+    at_it, go = threading.Event(), threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 300:
+            at_it.set()
+            assert go.wait(5)
+        return item
+
+    flow = Input[int]().map(work, on=Threads(1), ordered=ordered)
+    with soon():
+        async with flow.open(buffer=1000) as run:
+            await run.feed(range(1000))
+            await anyio.to_thread.run_sync(at_it.wait)
+            dropped = run.interrupt()
+            go.set()
+            await run.send(-1)
+            run.finish()
+            assert [item async for item in run] == [-1]
+    assert begun == [*range(301), -1]
+    assert 699 < dropped <= 1000
+    check_accounts(run.report(), over=True)
+
+
+async def test_a_thread_goes_on_only_while_nobody_waits_for_its_seat() -> None:
+    """However much one stage has to do, another one of the same place has its turns."""
+    place, turns = Threads(1), list[str]()
+
+    def work(name: str) -> Any:
+        def fn(item: int) -> int:
+            turns.append(name)
+            time.sleep(0.001)
+            return item
+
+        return fn
+
+    start = source(range(60))
+    graph = Graph(
+        a=start.map(work("a"), on=place, name="a"), b=start.map(work("b"), on=place, name="b")
+    )
+    with soon():
+        results = await graph.collect()
+    assert results == {"a": list(range(60)), "b": list(range(60))}
+    changes = sum(one != other for one, other in pairwise(turns))
+    assert changes > 10
+
+
+async def test_a_slow_thread_does_not_keep_what_others_could_do() -> None:
+    """What it was to go on with goes to a worker that has nothing to do."""
+    at_it, go = threading.Event(), threading.Event()
+
+    def work(item: int) -> int:
+        if item == 500:
+            at_it.set()
+            assert go.wait(5)
+        return item
+
+    flow = Input[int]().map(work, on=Threads(2), ordered=False)
+    with soon():
+        async with flow.open(buffer=2000) as run:
+            await run.feed(range(2000))
+            run.finish()
+            await anyio.to_thread.run_sync(at_it.wait)
+            done: list[int] = []
+            async for item in run:
+                done.append(item)
+                stage = run.report().stage("work")
+                if not run.report().edges[0].inside and stage.in_hand <= 256:
+                    break
+            go.set()
+            done += [item async for item in run]
+    assert sorted(done) == list(range(2000))

@@ -1,4 +1,4 @@
-"""What has to know whether asyncio or trio is running: waiting to be woken, at the price of a future.
+"""What has to know whether asyncio or trio is running: waking a task, and a loop from another thread.
 
 `anyio.Event` does the same at more than twice the price (6 µs against 2.7 µs from one task to the
 next on asyncio, CPython 3.11), and every hop of an item through an idle graph pays it. What is used
@@ -62,3 +62,19 @@ def wake_maker() -> Callable[[], Wake]:
         return lambda: TrioWake(lowlevel)
     make: Callable[[], Wake] = sys.modules["asyncio"].get_running_loop().create_future
     return make
+
+
+def soon_caller() -> Callable[..., None]:
+    """Give what has a function called on the running event loop soon, from any thread, without waiting.
+
+    The function must not raise: trio would end the program.
+
+    Raises:
+        RuntimeError: by what is given, when the loop has been closed.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and get_cancelled_exc_class() is trio.Cancelled:
+        call: Callable[..., None] = trio.lowlevel.current_trio_token().run_sync_soon
+        return call
+    soon: Callable[..., None] = sys.modules["asyncio"].get_running_loop().call_soon_threadsafe
+    return soon

@@ -57,6 +57,23 @@ class Output(Generic[T_co]):
             self._edge.finish()
             live.watch.look()  # the others that wait may be waiting for each other
 
+    def discard(self) -> int:
+        """Drop what waits here now, sentinels and failures too; the run goes on.
+
+        It is counted as discarded. For all that is inside the run there is `Run.interrupt`.
+
+        Returns:
+            the number of items dropped.
+
+        Raises:
+            RuntimeError: it was called in a thread that is not the event loop's.
+        """
+        live = self._live
+        if live.closed or self._edge.finished:
+            return 0
+        live.check_thread("output.discard")
+        return self._edge.flush()
+
     @property
     def closed(self) -> bool:
         """Whether `close` has been called."""

@@ -201,7 +201,9 @@ async def test_a_handler_that_cancels_itself_is_named() -> None:
 
     with pytest.raises(Exception, match="'first, second of map' was cancelled") as caught:
         await Pipeline([Stage("first", add_one), Stage("second", cancelling)]).map([7])
-    assert caught.value.__notes__ == ["flowstage: raised in stage 'first, second of map' on item 7"]
+    assert caught.value.__notes__ == [
+        "flowstage: raised in stage 'first, second of map' on item 7, attempt 1"
+    ]
 
 
 variable: ContextVar[str] = ContextVar("variable", default="nobody's")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from operator import length_hint
@@ -16,13 +17,15 @@ from time import perf_counter
 from types import CoroutineType
 from typing import Any
 
+from .._backend import soon_caller
 from .._envelope import Envelope, Sentinel
 from .._stages import CallStage, FilterStage, FlatMapStage
 from .._wires import Bare, Edge, Enough, Outlet
+from .ahead import Ahead, Outcome, run_on
 from .call import KINDS, CallFailed, has_type
 from .offload import SLICE, Offload, Seat, in_thread
 from .pool import Slot
-from .runner import Frame, Step, own_error
+from .runner import Frame, Step, Stopped, own_error
 
 BETWEEN_LOOKS = 1e-4
 """Seconds of calls between two looks at the time."""
@@ -46,7 +49,7 @@ class Burst(Slot):
 
 def run_burst(
     fn: Callable[[Any], Any], values: Sequence[Any], seconds: float, stride: int
-) -> tuple[list[Any], BaseException | None, float]:
+) -> Outcome:
     """Call a function for value after value until one fails or the time is over. Runs in a thread.
 
     An interrupt empties the list of values meanwhile, which ends it too.
@@ -100,16 +103,24 @@ class BurstOffload(Offload):
         inlets: Sequence[Edge],
         outlets: Mapping[Hashable, Outlet],
     ) -> None:
+        self.aheads: list[Ahead[Burst]] = []
+        self.soon = soon_caller()
         super().__init__(frame, steps, inlets, outlets)
         fn = self.step.fn
         self.fn: Callable[[Any], Any] = fn
         if self.step.kind == "filter":
             self.fn = partial(keeps, fn)
 
+    def _begin(self) -> None:
+        super()._begin()
+        for ahead in self.aheads:
+            ahead.clear()
+
     def waiting(self) -> int:
         inlet = self.inlet
         inside = inlet.used - inlet.marks_inside - inlet.faults_inside
         undone = sum(len(slot.values) for slot in self.undone if isinstance(slot, Burst))
+        undone += sum(len(burst.values) for ahead in self.aheads for burst in ahead)
         return undone + max(0, min(inside, self.room - self.items))
 
     def take(self) -> Slot | None:
@@ -145,7 +156,19 @@ class BurstOffload(Offload):
         return None
 
     def take_batch(self, seat: Seat) -> list[Slot]:
-        most = self.share(seat)
+        return self.take_up(self.share(seat)) or self.take_from_others()
+
+    def take_from_others(self) -> list[Slot]:
+        """Take what a thread was to go on with, since it is not known when it will come to it."""
+        for ahead in self.aheads:
+            burst = ahead.take()
+            if burst is not None:
+                del self.handed[burst]
+                return [burst]
+        return []
+
+    def take_up(self, most: int) -> list[Slot]:
+        """Take so many values of what is waiting: what was handed back first."""
         if not self.undone:
             burst = self.take_burst(most)
             return [] if burst is None else [burst]
@@ -169,35 +192,111 @@ class BurstOffload(Offload):
         else:
             self.window.append(new)
 
-    async def batch_in_thread(self, batch: list[Slot], seen: int) -> None:
+    async def batch_in_thread(self, batch: list[Slot], seat: Seat, seen: int) -> None:
         (slot,) = batch
         assert isinstance(slot, Burst)
-        values, tally, step = slot.values, self.step.tally, self.step
-        tally.working[slot] = (perf_counter(), values[0])
-        self.handed[slot] = values
-        stride = max(1, min(MOST_BETWEEN_LOOKS, int(BETWEEN_LOOKS / (self.pace or 1.0))))
-        results: list[Any] = []
-        error: BaseException | None = None
-        spent = 0.0
+        ahead: Ahead[Burst] = Ahead()
+        self.begin_burst(slot)
+        self.aheads.append(ahead)
+        self.look_ahead(ahead, seat)
+        soon, last = self.soon, slot
+        outcome: Outcome = ([], None, 0.0)
+
+        def tell(burst: Burst, outcome: Outcome) -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                soon(self.told, burst, outcome, ahead, seat, seen)
+
         try:
             with self.frame.epoch.work():
-                results, error, spent = await in_thread(run_burst, self.fn, values, SLICE, stride)
+                last, outcome = await in_thread(run_on, self.do_burst, slot, ahead, tell)
         finally:
-            del tally.working[slot], self.handed[slot]
+            self.aheads.remove(ahead)
+            left = ahead.take()
+            for burst in (slot, last, left):
+                self.end_burst(burst)
+        self.count_calls(outcome)
+        if self.stale(seen):
+            return
+        if left is not None:
+            self.hand_back([left])
+        results, error, _ = outcome
+        if error is not None:
+            error = await own_error(error, self.frame, self.step.name)
+        self.settle_burst(last, results, error)
+
+    def do_burst(self, values: Sequence[Any]) -> Outcome:
+        """Do the values of a burst. Runs in a thread."""
+        stride = max(1, min(MOST_BETWEEN_LOOKS, int(BETWEEN_LOOKS / (self.pace or 1.0))))
+        return run_burst(self.fn, values, SLICE, stride)
+
+    def begin_burst(self, slot: Burst) -> None:
+        """Note what a thread is about to work on."""
+        self.handed[slot] = slot.values
+        if slot.values:
+            self.step.tally.working[slot] = (perf_counter(), slot.values[0])
+
+    def end_burst(self, slot: Burst | None) -> None:
+        """Note that no thread works on it any more."""
+        if slot is not None:
+            self.handed.pop(slot, None)
+            self.step.tally.working.pop(slot, None)
+
+    def look_ahead(self, ahead: Ahead[Burst], seat: Seat) -> None:
+        """Give a thread at work what it can go on with, if nobody else could do it now."""
+        if not self.pace or self.busy < self.width or ahead or seat.wanted:
+            return
+        for slot in self.take_up(self.part(self.busy)):
+            assert isinstance(slot, Burst)
+            self.handed[slot] = slot.values
+            ahead.given = slot
+            ahead.append(slot)
+
+    def told(
+        self, burst: Burst, outcome: Outcome, ahead: Ahead[Burst], seat: Seat, seen: int
+    ) -> None:
+        """Note what came of a burst while its thread goes on with the next one. Must not raise."""
+        self.end_burst(burst)
+        self.count_calls(outcome)
+        if self.stale(seen):
+            return
+        following = ahead.given
+        if following is not None and following in self.handed and not ahead:
+            self.begin_burst(following)
+        try:
+            self.settle_burst(burst, outcome[0], None)
+            self.advance()
+            if any(other is ahead for other in self.aheads):
+                self.look_ahead(ahead, seat)
+        except Stopped:
+            pass
+        except BaseException as error:
+            self.frame.crash(error)
+        if self.needed or self.over():
+            self.bell.ring()
+
+    def count_calls(self, outcome: Outcome) -> None:
+        """Count the calls of a burst and see how long an item takes."""
+        results, error, spent = outcome
         made = len(results) + (error is not None)
         if made:
             pace = spent / made
             self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
-            tally.calls.record(pace, made)
-        if self.stale(seen):
-            return
+            self.step.tally.calls.record(pace, made)
+
+    def settle_burst(self, slot: Burst, results: list[Any], error: BaseException | None) -> None:
+        """Take a burst apart in its place: what is done, what failed, the rest.
+
+        Raises:
+            Stopped: a failure ends the run.
+        """
+        values = slot.values
         count = len(results)
         failed: list[tuple[int, BaseException]] = []
         if has_type(results, Sentinel, CoroutineType):
             wrong = enumerate(map(self.wrong, results))
             failed = [(number, found) for number, found in wrong if found is not None]
         if error is not None:
-            failed.append((count, await own_error(error, self.frame, step.name)))
+            failed.append((count, error))
         if rest := values[count + (error is not None) :]:
             self.hand_back([self.split_off(slot, rest)])
         if failed and self.raises:  # the first is the one that ends the run

@@ -169,6 +169,11 @@ class Seat:
         """Seats that nobody has."""
         return int(self._seats.available_tokens)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for a seat of this place."""
+        return self._seats.statistics().tasks_waiting > 0
+
     async def take(self) -> None:
         """Wait for a seat, in turn with everybody who wants one of this place."""
         await self._seats.acquire_on_behalf_of(self)
@@ -383,8 +388,11 @@ class Offload(Pool):
         """Give how many items a call may take: a fair share, no more than a slice's worth."""
         if self.single:
             return 1
-        helpers = min(self.width - self.busy, seat.free)
-        most = -(-self.waiting() // (1 + max(0, helpers)))
+        return self.part(1 + max(0, min(self.width - self.busy, seat.free)))
+
+    def part(self, number: int) -> int:
+        """Give how many items one of so many workers may take."""
+        most = -(-self.waiting() // number)
         # Whoever takes all before anybody knows how long an item takes may keep it from others.
         most = min(most, int(SLICE / self.pace)) if self.pace else 1
         return max(1, min(most, MOST_IN_A_CALL))
@@ -467,7 +475,7 @@ class Offload(Pool):
                 elif self.is_flat:
                     await self.flat_batch_in_thread(batch, seat, seen)
                 else:
-                    await self.batch_in_thread(batch, seen)
+                    await self.batch_in_thread(batch, seat, seen)
             finally:
                 seat.leave()
             if self.stale(seen):
@@ -478,7 +486,7 @@ class Offload(Pool):
             if not self.waiting():
                 return
 
-    async def batch_in_thread(self, batch: list[Slot], seen: int) -> None:
+    async def batch_in_thread(self, batch: list[Slot], seat: Seat, seen: int) -> None:
         """Do what can be done of a batch in one time slice."""
         tally, epoch = self.step.tally, self.frame.epoch
         tally.working[batch[0]] = (perf_counter(), batch[0].envelope.value)

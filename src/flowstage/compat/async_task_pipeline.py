@@ -601,9 +601,8 @@ class AsyncTaskPipeline(Generic[T, U]):
         if session is not None and session.live and session.run is not None:
             last = state.stages[-1]
             output = session.run.output(last.name)
-            while left := session.behind(last):
-                for _ in range(left):  # the ends of streams stand between, and are not counted
-                    output.take()
+            while session.behind(last):  # as there is room, what stood before it comes
+                output.discard()
             session.nothing_is_left()
 
     # -- telling --------------------------------------------------------------------------------
