@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -254,3 +255,26 @@ async def test_a_stop_iteration_keeps_what_it_says(options: dict[str, Any]) -> N
         assert isinstance(cause, StopIteration)
         assert cause.value == "nothing there"
         assert traceback.extract_tb(cause.__traceback__)[-1].name == "first_of"
+
+
+@pytest.mark.parametrize("buffer", [0, 1, 7, 100])
+async def test_a_collect_reads_ahead_no_further_than_the_bound(buffer: int) -> None:
+    """What is poured into a list waits nowhere, and yet no more is taken in hand at once."""
+    pulled = done = most = 0
+
+    def items() -> Iterator[int]:
+        nonlocal pulled
+        for number in range(1000):
+            pulled += 1
+            yield number
+
+    def last(item: int) -> int:
+        nonlocal done, most
+        most = max(most, pulled - done)
+        done += 1
+        return item
+
+    for flow in (source(items).map(abs).map(last), source(items).buffer(buffer).map(last)):
+        pulled = done = most = 0
+        assert await flow.collect(buffer=buffer) == list(range(1000))
+        assert most <= flow.graph.bound_with(buffer)

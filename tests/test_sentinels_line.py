@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -269,3 +272,25 @@ async def test_it_waits_for_its_place() -> None:
                 break
             await settle()
             assert done == ["placed"]
+
+
+@pytest.mark.parametrize("made", ["Sentinel(1)", "pickle.loads(kept)", "copy.copy(Sentinel(1))"])
+def test_the_first_sentinel_of_a_process_is_seen(made: str) -> None:
+    """Nobody looks for sentinels before there was one; a stage that makes it is found out."""
+    kept = pickle.dumps(Sentinel(1))
+    program = f"""
+import anyio, copy, pickle
+from flowstage import Sentinel, StageError, source
+kept = {kept!r}
+def give(item):
+    return {made} if item == 40 else item
+for flow in (source(range(50)).map(abs).map(give).map(str), source(range(50)).buffer(9).map(give)):
+    try:
+        anyio.run(flow.collect)
+    except StageError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.count("stage 'give' gave a Sentinel as its result") == 2, done.stdout

@@ -27,8 +27,7 @@ class Histogram:
 
     def record(self, seconds: float, weight: int = 1) -> None:
         """Count a duration, standing for `weight` of its like."""
-        nanos = seconds * _NANO
-        key = int(math.log2(nanos) * _PER_OCTAVE) if nanos > 1 else 0
+        key = int(math.log2(seconds * _NANO) * _PER_OCTAVE) if seconds > 1e-9 else 0
         self.buckets[key] = self.buckets.get(key, 0) + weight
         self.count += weight
         self.total += seconds * weight

@@ -44,9 +44,6 @@ class Bare(deque[Any]):
     __slots__ = ()
 
 
-POURED_AT_ONCE = 1 << 30
-"""How much room an end has that is read in one go: more than any burst asks for."""
-
 EMPTY: Any = type("Empty", (), {"__repr__": lambda self: "<empty>"})()
 """What `Edge.take` gives when there is nothing to take."""
 
@@ -456,7 +453,7 @@ class Poured(Edge):
         self.took(mark)
 
     def space(self) -> int:
-        return POURED_AT_ONCE
+        return self.capacity or 1  # what is in hand at once: no more than if it held that much
 
     def room(self, thing: Any) -> bool:
         return True

@@ -16,7 +16,7 @@ from typing import Any
 from anyio import current_time, move_on_after, sleep
 
 from .._clock import compute
-from .._envelope import Envelope, Sentinel
+from .._envelope import Envelope, Made, Sentinel
 from .._errors import StageError, StageTimeout
 from .._stages import CallStage, FilterStage, MapStage, TapStage
 from .._stats import Tally
@@ -192,6 +192,11 @@ def is_awaitable(result: Any) -> bool:
         return inspect.isawaitable(result)
     except Exception:  # it does not like to be asked what it is
         return hasattr(type(result), "__await__")
+
+
+def has_sentinel(results: Iterable[Any]) -> bool:
+    """Tell whether any of many results is a sentinel."""
+    return Made.sentinel and has_type(results, Sentinel)
 
 
 def has_type(results: Iterable[Any], *types: type) -> bool:

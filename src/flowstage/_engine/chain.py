@@ -25,7 +25,7 @@ from .._clock import Times
 from .._envelope import HOLE, Envelope, Failure, Sentinel
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
 from .._wires import EMPTY, Bare, Edge, Enough, Outlet
-from .call import CallFailed, CallStep, has_type, sentinel_given
+from .call import CallFailed, CallStep, has_sentinel, sentinel_given
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
 from .values import DONE, Values, read
 
@@ -429,7 +429,7 @@ class Chain(Runner):
                 return self.pieces(number, values, count, out, failed, began)
             if seen != epoch.number:  # a function of these interrupted the run
                 self.check()
-            if count < size or (kind == "map" and has_type(out, Sentinel)):
+            if count < size or (kind == "map" and has_sentinel(out)):
                 return self.pieces(number, values, count, out, [], began)
             now = perf_counter()
             step.tally.calls.record((now - began) / size, size)
@@ -479,7 +479,7 @@ class Chain(Runner):
         start = 0
         if step.kind == "filter":
             step.tally.filtered += count - len(out)
-        elif step.kind == "map" and has_type(out, Sentinel):
+        elif step.kind == "map" and has_sentinel(out):
             for at, result in enumerate(out):
                 if type(result) is Sentinel:
                     pieces.append((number + 1, out[start:at], None))

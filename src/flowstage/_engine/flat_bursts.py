@@ -14,7 +14,7 @@ from typing import Any
 
 from .._envelope import Envelope, Sentinel
 from .bursts import Burst, BurstOffload
-from .call import CallFailed, has_type, sentinel_given
+from .call import CallFailed, has_sentinel, sentinel_given
 from .offload import (
     MOST_IN_A_CALL,
     SLICE,
@@ -111,7 +111,7 @@ def run_flat_burst(
             left = max(0.0, end - perf_counter())
             given, _, more, made.error = run_iterator(iterator, left, most - before)
             values.extend(given)
-        if type(given[0]) is Sentinel if len(given) == 1 else has_type(given, Sentinel):
+        if type(given[0]) is Sentinel if len(given) == 1 else has_sentinel(given):
             number = next(n for n, value in enumerate(given) if type(value) is Sentinel)
             del values[before + number :]
             more, made.error = False, sentinel_given(name)

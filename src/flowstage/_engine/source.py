@@ -50,7 +50,7 @@ from .._places import Threads
 from .._stages import SourceStage
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
-from .call import has_type
+from .call import has_sentinel
 from .chain import STRIDE, Chain
 from .offload import SLICE, Haul, at_place
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
@@ -761,7 +761,7 @@ class SourceRunner(EntryRunner):
             self.seen = self.frame.epoch.number  # the source interrupted: what it gave first is old
             del got[: self.old]
         self.late = error  # raised when what came before it has entered, or has been discarded
-        if has_type(got, Sentinel):
+        if has_sentinel(got):
             self.hand.extend((value, 0.0) for value in got)
             await self._enter_hand()
             await self.rest_after(perf_counter() - began, len(got))
