@@ -28,9 +28,20 @@ def machine() -> dict[str, object]:
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
         "processors": os.cpu_count(),
         "packages": dict(_installed(PACKAGES)),
     }
+
+
+def _processor() -> str:
+    """The name of the processor, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = (line.partition(":")[2] for line in lines if line.startswith("model name"))
+            return " ".join(next(names, "").split())
+    except OSError:
+        return platform.processor()
 
 
 def _installed(names: Iterable[str]) -> Iterable[tuple[str, str]]:
@@ -46,5 +57,5 @@ def caption(found: dict[str, object]) -> str:
     packages = found["packages"]
     assert isinstance(packages, dict)
     versions = ", ".join(f"{name} {number}" for name, number in packages.items())
-    processors = f"{found['processors']} processors"
+    processors = f"{found['processors']} processors {found.get('processor', '')}".rstrip()
     return f"{found['python']}, {found['system']}, {processors}; {versions}"

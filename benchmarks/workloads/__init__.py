@@ -13,6 +13,7 @@ from benchmarks.workloads import (
     inline3,
     interrupt,
     latency,
+    load,
     memory,
     nap100,
     opening,
@@ -31,6 +32,7 @@ BESIDE_PEERS: tuple[Workload, ...] = (
     diamond.WORKLOAD,
     gens.WORKLOAD,
     latency.WORKLOAD,
+    load.WORKLOAD,
 )
 WITHOUT_PEER: tuple[Workload, ...] = (
     memory.WORKLOAD,

@@ -109,7 +109,7 @@ WORKLOAD = Workload(
         Program("stand-in for async-pipeline", stand_in_map, loop="asyncio"),
     ),
     targets=(
-        Target(1.0, peer="async-pipeline"),
-        Target(1.0, peer="stand-in for async-pipeline"),
+        Target(0.5, peer="async-pipeline"),
+        Target(0.5, peer="stand-in for async-pipeline"),
     ),
 )

@@ -33,5 +33,5 @@ WORKLOAD = Workload(
             share=0.5,
         ),
     ),
-    targets=(Target(1.0, peer="async-task-pipeline"),),
+    targets=(Target(0.1, peer="async-task-pipeline"),),
 )
