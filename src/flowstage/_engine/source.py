@@ -585,14 +585,17 @@ class SourceRunner(EntryRunner):
     async def _turn(self, values: Values) -> bool:
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
         end = perf_counter() + LONGEST_TURN
-        scope, put, make = self.pull_scope, self.outlet.put, self.frame.envelope
-        plain, tally = not values.is_async, self.steps[0].tally
+        scope, outlet, make = self.pull_scope, self.outlet, self.frame.envelope
+        is_bare = self.frame.plain
+        put = outlet.put_value if is_bare else outlet.put
+        plain, tally, line = not values.is_async, self.steps[0].tally, self.line
+        direct = not self.calls
         pull = values.iterator.__anext__ if values.is_async else values.next
         for _ in range(MOST_IN_A_TURN):
-            if self.line.tickets:
+            if line.tickets:
                 await self._move_line()
-            self._pulling()
-            began = self.pull_began
+            self.pulling = True  # as `_pulling` does, for a line that is empty
+            self.pull_began = began = perf_counter()
             try:
                 value = await pull()
             except StopAsyncIteration as raised:
@@ -605,21 +608,21 @@ class SourceRunner(EntryRunner):
                 self.pulling = False
                 await self._failed_pull(raised)
             self.pulling = False
-            spent = perf_counter() - began
-            tally.busy += spent
-            if plain and spent > LONGEST_HOLD:
-                self.steps[0].held(spent, READ_IN_A_THREAD)
+            now = perf_counter()
+            tally.busy += now - began
+            if plain and now - began > LONGEST_HOLD:
+                self.steps[0].held(now - began, READ_IN_A_THREAD)
             if value is DONE:
                 return False
             self.seen = self.frame.epoch.number
-            if not (self.calls or self.line.tickets or type(value) is Sentinel):
+            if direct and not line.tickets and type(value) is not Sentinel:
                 # Between the pull and the edge there is no await: nothing can come in between.
                 self.pulled += 1
-                if put(make(value)):
+                if put(value if is_bare else make(value)):
                     value = None  # or the next pull would keep it alive
                     if self.stopping:
                         return False
-                    if perf_counter() > end:
+                    if now > end:
                         break
                     continue
                 self.pulled -= 1

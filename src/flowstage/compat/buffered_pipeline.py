@@ -9,7 +9,7 @@ raises travels behind the values that it gave before, and then reaches the calle
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -120,7 +120,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         iterable, self._iterable = self._iterable, None
         if iterable is None:
             raise StopAsyncIteration
-        flow = source(_Values(iterable), name=self.__name__)
+        flow = source(_values(iterable), name=self.__name__)
         opening = flow.open(buffer=self._size - 1)
         self._host = host = Host(opening, "flowstage buffered_pipeline")
         try:
@@ -140,27 +140,20 @@ class _Raised:
         self.error = error
 
 
-class _Values(AsyncIterator[Any]):
-    """The values of an async iterable, and what it raises as the last of them."""
-
-    def __init__(self, iterable: AsyncIterable[Any]) -> None:
-        self._iterator = iterable.__aiter__()
-        self._next = self._iterator.__anext__
-        self._over = False
-
-    async def __anext__(self) -> Any:
-        if self._over:
-            raise StopAsyncIteration
+async def _values(iterable: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+    """Give the values of an async iterable, and what it raises as the last of them."""
+    iterator = iterable.__aiter__()
+    raised: Exception | None = None
+    try:
         try:
-            return await self._next()
-        except StopAsyncIteration:
-            raise
+            async for value in iterator:
+                yield value
         except Exception as error:
-            self._over = True
-            return _Raised(error)
-
-    async def aclose(self) -> None:
-        close: Callable[[], Any] | None = getattr(self._iterator, "aclose", None)
+            raised = error
+        if raised is not None:
+            yield _Raised(raised)
+    finally:
+        close: Callable[[], Any] | None = getattr(iterator, "aclose", None)
         if close is not None:
             await close()
 
