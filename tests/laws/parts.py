@@ -7,11 +7,13 @@ sleeps.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
@@ -32,8 +34,15 @@ from flowstage import (
     zip,
     zip_latest,
 )
+from flowstage._errors import safe_repr
 
-from .streams import Fail, Strand, Stream, chance, singles, text, together
+from .streams import Fail, Strand, Stream, chance, leaves_of, singles, text, together
+
+BREAK: Any = type("Break", (), {"__repr__": lambda self: "<break>"})()
+"""In the script of an entry: here its source fails."""
+RUN_CONTEXT = {"run": "here"}
+THREAD_TIMEOUT = 0.05
+"""Real seconds; a call that only came late counts as having taken too long (`Model.late`)."""
 
 
 class Boom(Exception):
@@ -47,13 +56,22 @@ class World:
         calls: how often each stage was called with each item.
         logs: what each entry accepted, with its epoch: items, and `Sentinel` values as marks.
         look: called now and then, in user code on the loop.
+        strike: called at the calls of user code whose numbers are in `strikes`, to interrupt.
+        running: calls under way on the loop, by the epoch of their item and their stage.
     """
 
-    def __init__(self, *, pause: float = 1.0) -> None:
+    def __init__(
+        self, *, pause: float = 1.0, strikes: tuple[int, ...] = (), contextual: bool = False
+    ) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.logs: dict[str, list[list[Any]]] = {}
+        self.epochs: dict[str, int] = {}  # of each item that entered
         self.epoch = 0
         self.look: Callable[[], None] = lambda: None
+        self.strike: Callable[[], None] = lambda: None
+        self.strikes = strikes
+        self.contextual = contextual
+        self.running: Counter[tuple[int, str]] = Counter()
         self.pause = pause
         self.places = {number: Threads(number) for number in (1, 2, 3)}
         self.flows: dict[Part, Flow[Any, Any]] = {}
@@ -63,12 +81,25 @@ class World:
         self._lock = threading.Lock()
         self.open_generators = 0
         self.conclusions: list[tuple[str, int, Any]] = []  # stage, epoch, items seen or batch
+        self.strange: list[str] = []  # contexts that are not the item's
 
     def flow(self, part: Part) -> Flow[Any, Any]:
         """Write a part in flowstage, once."""
         if part not in self.flows:
             self.flows[part] = part.write(self)
         return self.flows[part]
+
+    def note(self, name: str, event: Any) -> list[Any]:
+        """Note what enters; give the note."""
+        noted = [self.epoch, event]
+        self.logs[name].append(noted)
+        if isinstance(event, str):
+            self.epochs[event] = self.epoch
+        return noted
+
+    def epoch_of(self, item: Any) -> int:
+        """The epoch in which the latest part of an item entered."""
+        return max((self.epochs[leaf] for leaf in leaves_of(item)), default=self.epoch)
 
     def sit(self, seats: int, item: Any) -> None:
         """A call in a thread begins, works a little and ends: no more at once than there are seats."""
@@ -82,21 +113,67 @@ class World:
             self.seated[seats] -= 1
 
     def tick(self) -> None:
-        """User code is at work: look at the run every few calls."""
-        if next(self._ticks) % 5 == 0:
+        """User code is at work on the loop: look at the run every few calls, interrupt at some."""
+        number = next(self._ticks)
+        if number in self.strikes:
+            self.strike()
+        if number % 5 == 0:
             self.look()
+
+    def check_context(self, call: Call, item: Any, context: Any) -> None:
+        """An item has the context that it was sent with or the run's, and what stages above put in."""
+        leaf, tags = context.get("leaf"), call.tags_above()
+        right = isinstance(context, Mapping)
+        right = right and (
+            context.get("run") == "here" if leaf is None else leaf in leaves_of(item)
+        )
+        right = right and (tags is None or set(context) <= {"leaf", "run", call.tag, *tags})
+        if not right:
+            self.strange.append(f"{call.tag} had {text(item)} with the context {context!r}")
+        context[call.tag] = text(item)
 
 
 class Model:
-    """The list model of one epoch of one run."""
+    """The list model of one epoch of one run.
 
-    def __init__(self, case: Any, logs: dict[str, list[Any]], *, marks: bool) -> None:
+    Attributes:
+        late: calls in threads that took too long, as the run has it: real time decides.
+        rows: what a join of rows counts.
+        inner: what the stages in the branches of a `gather` count.
+        unsure: branches of routes that failures pass: on the first that is open, so if one may end
+            early it is for time to say which.
+    """
+
+    def __init__(
+        self,
+        case: Any,
+        logs: dict[str, list[Any]],
+        *,
+        marks: bool,
+        late: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
         self.logs, self.marks = logs, marks
+        self.late = late
+        self.rows: dict[Part, Counter[str]] = {}
+        self.inner: dict[Call, Counter[str]] = {}
+        self.unsure: set[Part] = set()
         self.on_error = case.on_error
         self.streams: dict[Part, Stream] = {}
         self.calls: Counter[tuple[str, str]] = Counter()
         self.failures: dict[Part, Stream] = {}
         self.cut = False
+
+    def within(self, call: Call, upper: Stream) -> Stream:
+        """What a stage in a branch gives for one item; what it counts is noted."""
+        from .counts import call_counts
+
+        inner = Model.__new__(Model)
+        inner.on_error, inner.calls, inner.late = self.on_error, self.calls, self.late
+        inner.failures, inner.cut = {}, False
+        inner.streams = {call.upper: upper}
+        made = inner.stream(call)
+        self.inner.setdefault(call, Counter()).update(call_counts(call, inner))
+        return made
 
     def stream(self, part: Part) -> Stream:
         """What a part gives."""
@@ -112,8 +189,6 @@ class Part:
 
     Attributes:
         exact: it gives one strand.
-        timed: what it gives depends on time (only the leaves of its items are checked).
-        short: more may go into what is above it than comes out (it may end early).
     """
 
     uppers: tuple[Part, ...] = field(default=(), kw_only=True)
@@ -126,6 +201,11 @@ class Part:
     @property
     def upper(self) -> Part:
         return self.uppers[0]
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether it may end before its input does."""
+        return False
 
     def write(self, world: World) -> Flow[Any, Any]:
         raise NotImplementedError
@@ -147,33 +227,43 @@ class Part:
 
 @dataclass(eq=False)
 class Entry(Part):
-    """Where items enter: a source of some kind, or a push input."""
+    """Where items enter: a source of some kind, or a push input.
+
+    Attributes:
+        kind: "push"; "input" (an `Input` that is given a source); "plain", "async", "managed" (what an
+            async context manager gives) or "thread".
+    """
 
     name: str = ""
     kind: str = "push"
     script: tuple[Any, ...] = ()
 
     def write(self, world: World) -> Flow[Any, Any]:
-        log = world.logs.setdefault(self.name, [])
-        if self.kind == "push":
+        world.logs.setdefault(self.name, [])
+        if self.kind in ("push", "input"):
             return Input[str](self.name)
-        if self.kind == "input":
-            return Input[str](self.name)
-        made = self.items(world, log)
+        made = self.items(world)
         if self.kind == "thread":
             return source(made, name=self.name, on=world.places[2])
         return source(made, name=self.name)
 
-    def items(self, world: World, log: list[Any]) -> Any:
+    def items(self, world: World) -> Any:
         """Items for this entry's kind: a list, a generator or an async one."""
+
+        def give(event: Any) -> Any:
+            if self.kind != "thread":
+                world.tick()
+            world.note(self.name, event)
+            if event is BREAK:
+                raise Boom(self.name)
+            return event
 
         def plain() -> Iterator[Any]:
             world.open_generators += 1
             try:
                 for event in self.script:
                     if not isinstance(event, float):
-                        log.append([world.epoch, event])
-                        yield event
+                        yield give(event)
             finally:
                 world.open_generators -= 1
 
@@ -184,12 +274,24 @@ class Entry(Part):
                     if isinstance(event, float):
                         await anyio.sleep(event * world.pause)
                     else:
-                        log.append([world.epoch, event])
-                        yield event
+                        yield give(event)
                 await checkpoint()
             finally:
                 world.open_generators -= 1
 
+        @asynccontextmanager
+        async def managed() -> AsyncIterator[Any]:
+            world.open_generators += 1
+            values = waiting()
+            try:
+                await checkpoint()
+                yield values
+            finally:
+                await values.aclose()
+                world.open_generators -= 1
+
+        if self.kind == "managed":
+            return managed
         return waiting if self.kind in ("async", "input") else plain
 
     def model(self, model: Model) -> Stream:
@@ -202,6 +304,8 @@ class Entry(Part):
                 if model.marks:
                     marks.append(event.value)
                     segments.append([[]])
+            elif event is BREAK:
+                return Stream(segments, marks, cut=True)
             else:
                 segments[-1][0].append(event)
         return Stream(segments, marks)
@@ -216,7 +320,8 @@ class Call(Part):
         how: "plain", "async", "lazy" (a plain function giving an awaitable), "thread".
         fails: the share of items that it fails on.
         flaky: the share that fails on the first attempt only (with a retry).
-        hangs: the share that takes longer than the timeout (async only).
+        hangs: the share that takes longer than the timeout (not of plain functions).
+        context: the function is given the item's context.
     """
 
     verb: str = "map"
@@ -231,6 +336,7 @@ class Call(Part):
     seats: int = 1
     neutral: bool = False
     group: str = ""
+    context: bool = False
 
     def __post_init__(self) -> None:
         self.exact = self.upper.exact and (self.ordered or self.width == 1)
@@ -249,7 +355,9 @@ class Call(Part):
         if self.flaky:
             options["retry"] = Retry(2, delay=0.5 if self.tag[-1] in "02468" else 0.0)
         if self.hangs:
-            options["timeout"] = 3.0
+            options["timeout"] = THREAD_TIMEOUT if self.how == "thread" else 3.0
+        if self.context:
+            options["pass_context"] = True
         attempts: Counter[str] = Counter()
 
         def begin(item: Any) -> str:
@@ -264,63 +372,117 @@ class Call(Part):
 
         def plain(item: Any) -> Any:
             name = begin(item)
-            if self.how == "thread":
-                world.sit(self.seats, item)
-            else:
-                world.tick()
-            if self.verb != "flat_map":
+            with self.at_work(world, item):
                 judge(item, name)
-            elif not self.is_late(item):
-                judge(item, name)
-            return self.result(item)
+                return self.result(item)
 
         async def waiting(item: Any) -> Any:
             name = begin(item)
-            world.tick()
-            nap = chance(f"{self.tag} nap", item)
-            if self.hangs and chance(f"{self.tag} hang", item) < self.hangs:
+            with self.at_work(world, item):
+                await hang(item)
+                nap = chance(f"{self.tag} nap", item)
+                if nap < 0.5:
+                    await anyio.sleep(nap * world.pause)
+                elif nap < 0.7:
+                    await checkpoint()
+                judge(item, name)
+                return self.result(item)
+
+        async def hang(item: Any) -> None:
+            if self.hangs_on(item):
                 await anyio.sleep(1000)
-            if nap < 0.5:
-                await anyio.sleep(nap * world.pause)
-            elif nap < 0.7:
-                await checkpoint()
-            judge(item, name)
-            return self.result(item)
 
         async def waiting_values(item: Any) -> AsyncIterator[Any]:
             name = begin(item)
             world.open_generators += 1
             try:
                 if not self.is_late(item):
+                    await hang(item)
                     judge(item, name)
                 for value in self.result(item):
+                    world.tick()
                     if chance(f"{self.tag} nap", value) < 0.3:
                         await anyio.sleep(chance(f"{self.tag} nap", value) * world.pause)
                     yield value
                 if self.is_late(item):
+                    await hang(item)
                     judge(item, name)
             finally:
                 world.open_generators -= 1
 
         def values(item: Any) -> Iterator[Any]:
             name = begin(item)
-            if self.how == "thread":
-                world.sit(self.seats, item)
             if not self.is_late(item):
-                judge(item, name)
-            yield from self.result(item)
+                with self.at_work(world, item):
+                    judge(item, name)
+            for value in self.result(item):
+                if self.how != "thread":
+                    world.tick()
+                yield value
             if self.is_late(item):
-                judge(item, name)
+                with self.at_work(world, item):
+                    judge(item, name)
 
         def lazy(item: Any) -> Any:
             return waiting(item)
 
+        if self.hangs or self.width > 1:  # what is seen to be plain can have neither
+            lazy = functools.wraps(waiting)(lazy)
         fn: Any = {"plain": plain, "thread": plain, "async": waiting, "lazy": lazy}[self.how]
         if self.verb == "flat_map":
             fn = {"plain": values, "thread": values, "async": waiting_values, "lazy": lazy}[
                 self.how
             ]
+        if self.context:
+            fn = self.with_context(world, fn)
         return getattr(upper, self.verb)(fn, **options)
+
+    @contextmanager
+    def at_work(self, world: World, item: Any) -> Iterator[None]:
+        """Be at work for a moment, in a seat or on the loop."""
+        if self.how == "thread":
+            world.sit(self.seats, item)
+            while self.hangs_on(item):
+                anyio.from_thread.check_cancelled()
+                time.sleep(0.002)
+            yield
+            return
+        key = world.epoch_of(item), self.tag
+        world.running[key] += 1
+        try:
+            world.tick()
+            yield
+        finally:
+            world.running[key] -= 1
+
+    def with_context(self, world: World, fn: Any) -> Any:
+        """The function as one that is given the context, of the same nature."""
+
+        def plain(item: Any, *, context: Any) -> Any:
+            world.check_context(self, item, context)
+            return fn(item)
+
+        async def waiting(item: Any, *, context: Any) -> Any:
+            return await plain(item, context=context)
+
+        if self.how == "async" and self.verb != "flat_map":
+            return waiting
+        seems_plain = self.how == "plain" or not (self.hangs or self.width > 1)
+        return plain if seems_plain else functools.wraps(fn)(plain)
+
+    def tags_above(self) -> set[str] | None:
+        """The stages that may have put something into a context before; none where it is not known."""
+        tags: set[str] = set()
+        for part in self.above():
+            if type(part) is Part:
+                return None  # it stands in a branch of a join
+            for call in (part, *getattr(part, "branches", ())):
+                tags |= {
+                    c.tag
+                    for c in (call if isinstance(call, tuple) else (call,))
+                    if hasattr(c, "tag")
+                }
+        return tags
 
     # -- what it does, in lists
 
@@ -331,7 +493,15 @@ class Call(Part):
         return chance(f"{self.tag} flaky", item) < self.flaky
 
     def hangs_on(self, item: Any) -> bool:
-        return self.how in ("async", "lazy") and chance(f"{self.tag} hang", item) < self.hangs
+        return chance(f"{self.tag} hang", item) < self.hangs
+
+    def is_bad(self, item: Any, model: Model) -> bool:
+        """Whether an item fails for good."""
+        if self.fails_on(item) or self.hangs_on(item) or (self.tag, safe_repr(item)) in model.late:
+            return True
+        # A retry comes only before the first value was given.
+        is_late = self.verb == "flat_map" and self.is_late(item)
+        return is_late and self.is_flaky(item) and bool(self.gives(item))
 
     def is_late(self, item: Any) -> bool:
         """Whether a failing `flat_map` gives its values first."""
@@ -370,17 +540,9 @@ class Call(Part):
                     continue
                 name = text(item)
                 model.calls[self.tag, name] += 1
-                bad = self.fails_on(item) or self.hangs_on(item)
+                bad = self.is_bad(item, model)
                 early = not (self.verb == "flat_map" and self.is_late(item))
-                if self.flaky and early and (bad or self.is_flaky(item)):
-                    model.calls[self.tag, name] += 1
-                elif self.is_flaky(item) and not early:
-                    # a retry comes only before the first value was given
-                    if self.gives(item):
-                        bad = True
-                    else:
-                        model.calls[self.tag, name] += 1
-                elif self.flaky and bad and not self.gives(item):
+                if self.flaky and (bad or self.is_flaky(item)) and (early or not self.gives(item)):
                     model.calls[self.tag, name] += 1
                 group = [] if bad and early else self.gives(item)
                 if bad:
@@ -520,16 +682,27 @@ class Rebatch(Part):
 
 @dataclass(eq=False)
 class Transform(Part):
-    """Stages with memory: "plain" passes on, "numbers" counts, "segments" counts each segment."""
+    """Stages with memory: "plain" passes on, "numbers" counts, "segments" counts each segment.
+
+    Attributes:
+        fails: the share of items at which its function raises; that ends the run.
+    """
 
     tag: str = "t1"
     kind: str = "plain"
+    fails: float = 0.0
 
     def write(self, world: World) -> Flow[Any, Any]:
+        def look_at(item: Any) -> None:
+            world.tick()
+            if self.fails_on(item):
+                raise Boom(f"{self.tag} {text(item)}")
+
         async def plain(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
             world.open_generators += 1
             try:
                 async for item in items:
+                    look_at(item)
                     if chance(f"{self.tag} nap", item) < 0.2:
                         await anyio.sleep(0.3 * world.pause)
                     yield f"{self.tag}({text(item)})"
@@ -539,6 +712,7 @@ class Transform(Part):
         async def numbers(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
             count = 0
             async for item in items:
+                look_at(item)
                 count += 1
                 yield f"{self.tag}:{count}({text(item)})"
             world.conclusions.append((self.tag, world.epoch, count))
@@ -546,6 +720,7 @@ class Transform(Part):
         async def ends(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
             count, last = 0, None
             async for item in items:
+                look_at(item)
                 count += 1
                 last = item
                 yield f"{self.tag}:{count}({text(item)})"
@@ -555,6 +730,9 @@ class Transform(Part):
 
         fn = {"plain": plain, "numbers": numbers, "segments": ends}[self.kind]
         return world.flow(self.upper).transform(fn, segments=self.kind == "segments", name=self.tag)
+
+    def fails_on(self, item: Any) -> bool:
+        return chance(f"{self.tag} fail", item) < self.fails
 
     def model(self, model: Model) -> Stream:
         count = 0
@@ -568,6 +746,8 @@ class Transform(Part):
                 if isinstance(item, Fail):
                     out.append(item)
                     continue
+                if self.fails_on(item):
+                    return [out], True
                 count += 1
                 number = "" if self.kind == "plain" else f":{count}"
                 out.append(f"{self.tag}{number}({text(item)})")
@@ -581,20 +761,24 @@ class Transform(Part):
 
 @dataclass(eq=False)
 class Buffer(Part):
-    """A buffer, lossy or not."""
+    """A buffer, lossy or not; one with the overflow "error" may end the run."""
 
     size: int = 1
     overflow: str = "block"
 
     def __post_init__(self) -> None:
-        self.exact = self.upper.exact and self.overflow == "block"
+        self.exact = self.upper.exact and self.overflow in ("block", "error")
 
     def write(self, world: World) -> Flow[Any, Any]:
         return world.flow(self.upper).buffer(self.size, overflow=self.overflow)
 
+    @property
+    def drops(self) -> bool:
+        return self.overflow.startswith("drop")
+
     def model(self, model: Model) -> Stream:
         upper = model.stream(self.upper)
-        if self.overflow == "block" or upper.lossy:
+        if not self.drops or upper.lossy:
             return upper
 
         def keep(strand: Strand) -> tuple[list[Strand], bool]:
@@ -638,11 +822,7 @@ class Gather(Part):
         def one(branch: tuple[Call, ...], item: Any) -> tuple[list[Any], bool]:
             strand = [item]
             for call in branch:
-                inner = Model.__new__(Model)
-                inner.on_error, inner.calls = model.on_error, model.calls
-                inner.failures, inner.cut = {}, False
-                inner.streams = {call.upper: Stream([[strand]])}
-                made = call.model(inner)
+                made = model.within(call, Stream([[strand]]))
                 strand = made.segments[0][0] if made.segments[0] else []
                 if made.cut:
                     return strand, True
@@ -658,6 +838,11 @@ class Gather(Part):
                 if any(failed for _, failed in cells):
                     return [out], True
                 values = [cell for cell, _ in cells]
+                here = sum(not isinstance(i, Fail) for value in values for i in value)
+                is_whole = here == len(values)
+                rows["taken"] += here
+                rows["done" if is_whole else "filtered"] += here
+                rows["given"] += is_whole
                 fails = [v[0] for v in values if v and isinstance(v[0], Fail)]
                 if fails:
                     out.append(fails[0])
@@ -665,6 +850,7 @@ class Gather(Part):
                     out.append(tuple(value[0] for value in values))
             return [out], False
 
+        rows = model.rows[self] = Counter()
         made = model.stream(self.upper).each(work)
         model.cut = model.cut or made.cut
         return made
@@ -681,7 +867,10 @@ class Branch(Part):
         return self.routing.write(world)[self.number]
 
     def model(self, model: Model) -> Stream:
-        return self.routing.model(model, self.upper, self.number)
+        made, fails = self.routing.model(model, self.upper, self.number)
+        if fails:
+            model.unsure.add(self)
+        return made
 
 
 @dataclass(eq=False)
@@ -695,6 +884,9 @@ class Routing:
     policy: str | None
     upper: Part
 
+    def is_unknown(self, item: Any) -> bool:
+        return self.default is None and self.key(item) == -1
+
     def key(self, item: Any) -> int:
         if chance(f"{self.tag} unknown", item) < self.unknown:
             return -1
@@ -705,6 +897,7 @@ class Routing:
         if self not in made:
 
             def key(item: Any) -> int:
+                world.tick()
                 world.calls[self.tag, text(item)] += 1
                 return self.key(item)
 
@@ -717,13 +910,17 @@ class Routing:
             )
         return made[self]
 
-    def model(self, model: Model, upper: Part, number: int) -> Stream:
+    def model(self, model: Model, upper: Part, number: int) -> tuple[Stream, bool]:
+        """What a branch gives, and whether failures pass the route."""
         policy = self.policy or model.on_error
+        fails = False
 
         def work(strand: Strand) -> tuple[list[Strand], bool]:
+            nonlocal fails
             out: Strand = []
             for item in strand:
                 if isinstance(item, Fail):
+                    fails = True
                     out += [item] * (number == 0)
                     continue
                 if number == 0:
@@ -732,6 +929,7 @@ class Routing:
                 if key == -1 and self.default is None:
                     if policy == "raise":
                         return [out], True
+                    fails = fails or policy == "emit"
                     if policy == "emit" and number == 0:
                         out.append(Fail(self.tag, text(item)))
                 elif key == number or (key == -1 and self.default == number):
@@ -740,7 +938,7 @@ class Routing:
 
         made = model.stream(upper).each(work)
         model.cut = model.cut or made.cut
-        return made
+        return made, fails
 
 
 @dataclass(eq=False)
@@ -771,10 +969,16 @@ class Balance(Part):
 
 @dataclass(eq=False)
 class Zip(Part):
-    """Pairs by position; only of single strands."""
+    """Pairs by position; only of single strands. A strict one fails when one has more than another."""
+
+    strict: bool = False
+
+    @property
+    def ends_early(self) -> bool:
+        return not self.strict
 
     def write(self, world: World) -> Flow[Any, Any]:
-        return zip(*map(world.flow, self.uppers))
+        return zip(*map(world.flow, self.uppers), strict=self.strict)
 
     def model(self, model: Model) -> Stream:
         rows = []
@@ -792,11 +996,17 @@ class Zip(Part):
         # A failure behind the place where the shortest input ends may come to pass, or may not.
         whole = [len(row) for row, stream in zip_longest(rows, streams) if not stream.cut]
         cut = min(whole, default=10**9) > min(map(len, rows))
+        cut = cut or (self.strict and len(set(map(len, rows))) > 1)
+        counts = model.rows[self] = Counter()
         segments: list[list[Strand]] = [[[]] for _ in range(length)]
         for row in itertools.islice(zip_longest(*rows), min(map(len, rows))):
             number = max(place for place, _ in row)
             fails = [item for _, item in row if isinstance(item, Fail)]
             made = fails[0] if fails else tuple(item for _, item in row)
+            here = len(row) - len(fails)
+            counts["taken"] += here
+            counts["filtered" if fails else "done"] += here
+            counts["given"] += not fails
             segments[number][0].append(made)
         marks = max((stream.marks for stream in streams), key=len)
         return Stream(segments, marks, cut, any(stream.lossy for stream in streams))

@@ -8,6 +8,7 @@ list of items, and what was seen at an end is right if it walks through them.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,12 @@ def text(value: Any) -> str:
     if isinstance(value, tuple):
         return f"<{' '.join(map(text, value))}>"
     return str(value)
+
+
+def leaves_of(item: Any) -> set[str]:
+    """The items of entries that an item was made of."""
+    shown = f"{item.item}" if isinstance(item, Fail) else text(item)
+    return set(re.findall(r"(?<![A-Za-z0-9])[A-Z]\d+", shown))
 
 
 def chance(tag: str, value: Any) -> float:
