@@ -29,7 +29,6 @@ from flowstage import StageError, Threads, source
 from .harness import BACKENDS, Fault, Faults, Schedule, explore, observe, run
 from .laws import Case, Play, generate, play
 from .laws.cases import Settings
-from .laws.parts import Call
 from .laws.streams import Mark
 
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -124,11 +123,8 @@ def test_ordered_graphs_give_the_same_events_on_real_loops(backend: str) -> None
 
 def no_waiting(case: Case) -> None:
     """Leave out what is slow where time is real: calls that hang until their timeout."""
-    for part in case.parts:
-        for call in (part, *getattr(part, "branches", ())):
-            for one in call if isinstance(call, tuple) else (call,):
-                if isinstance(one, Call):
-                    one.hangs = one.flaky = 0.0
+    for call in case.calls:
+        call.hangs = call.flaky = 0.0
 
 
 def events_of(backend: str, seed: int, order: int) -> list[list[Any]] | None:

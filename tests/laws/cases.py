@@ -69,6 +69,16 @@ class Case:
     def parts(self) -> set[Part]:
         return set().union(*(end.above() for end in self.ends))
 
+    @property
+    def calls(self) -> list[Call]:
+        """Every stage that calls a function, those in branches too."""
+        found: list[Call] = []
+        for part in self.parts:
+            for branch in (part, *getattr(part, "branches", ())):
+                chain = branch if isinstance(branch, tuple) else (branch,)
+                found += [call for call in chain if isinstance(call, Call)]
+        return found
+
     def has(self, *kinds: type[Part]) -> bool:
         """Whether there are parts of some kind."""
         return any(isinstance(part, kinds) for part in self.parts)

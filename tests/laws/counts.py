@@ -38,7 +38,7 @@ def expected(part: Part, model: Model) -> Counts:
 def call_counts(call: Call, model: Model) -> Counts:
     """The figures of a stage that calls a function."""
     items = model.stream(call.upper).items()
-    bad = [item for item in items if call.is_bad(item, model)]
+    bad = [item for item in items if call.is_bad(item)]
     policy = call.policy or model.on_error
     filtered = 0
     if call.verb == "filter":

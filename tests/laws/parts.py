@@ -42,7 +42,7 @@ BREAK: Any = type("Break", (), {"__repr__": lambda self: "<break>"})()
 """In the script of an entry: here its source fails."""
 RUN_CONTEXT = {"run": "here"}
 THREAD_TIMEOUT = 0.05
-"""Real seconds; a call that only came late counts as having taken too long (`Model.late`)."""
+"""Real seconds. A run in which a call came later than that by bad luck is not judged."""
 
 
 class Boom(Exception):
@@ -81,6 +81,7 @@ class World:
         self._lock = threading.Lock()
         self.open_generators = 0
         self.conclusions: list[tuple[str, int, Any]] = []  # stage, epoch, items seen or batch
+        self.hung: set[tuple[str, str]] = set()  # calls in threads that are to take too long
         self.strange: list[str] = []  # contexts that are not the item's
 
     def flow(self, part: Part) -> Flow[Any, Any]:
@@ -137,23 +138,14 @@ class Model:
     """The list model of one epoch of one run.
 
     Attributes:
-        late: calls in threads that took too long, as the run has it: real time decides.
         rows: what a join of rows counts.
         inner: what the stages in the branches of a `gather` count.
         unsure: branches of routes that failures pass: on the first that is open, so if one may end
             early it is for time to say which.
     """
 
-    def __init__(
-        self,
-        case: Any,
-        logs: dict[str, list[Any]],
-        *,
-        marks: bool,
-        late: frozenset[tuple[str, str]] = frozenset(),
-    ) -> None:
+    def __init__(self, case: Any, logs: dict[str, list[Any]], *, marks: bool) -> None:
         self.logs, self.marks = logs, marks
-        self.late = late
         self.rows: dict[Part, Counter[str]] = {}
         self.inner: dict[Call, Counter[str]] = {}
         self.unsure: set[Part] = set()
@@ -168,7 +160,7 @@ class Model:
         from .counts import call_counts
 
         inner = Model.__new__(Model)
-        inner.on_error, inner.calls, inner.late = self.on_error, self.calls, self.late
+        inner.on_error, inner.calls = self.on_error, self.calls
         inner.failures, inner.cut = {}, False
         inner.streams = {call.upper: upper}
         made = inner.stream(call)
@@ -442,6 +434,8 @@ class Call(Part):
         """Be at work for a moment, in a seat or on the loop."""
         if self.how == "thread":
             world.sit(self.seats, item)
+            if self.hangs_on(item):
+                world.hung.add((self.tag, safe_repr(item)))
             while self.hangs_on(item):
                 anyio.from_thread.check_cancelled()
                 time.sleep(0.002)
@@ -490,14 +484,16 @@ class Call(Part):
         return chance(f"{self.tag} fail", item) < self.fails
 
     def is_flaky(self, item: Any) -> bool:
+        if not leaves_of(item):
+            return False  # there may be several such items, and each has a first attempt
         return chance(f"{self.tag} flaky", item) < self.flaky
 
     def hangs_on(self, item: Any) -> bool:
         return chance(f"{self.tag} hang", item) < self.hangs
 
-    def is_bad(self, item: Any, model: Model) -> bool:
+    def is_bad(self, item: Any) -> bool:
         """Whether an item fails for good."""
-        if self.fails_on(item) or self.hangs_on(item) or (self.tag, safe_repr(item)) in model.late:
+        if self.fails_on(item) or self.hangs_on(item):
             return True
         # A retry comes only before the first value was given.
         is_late = self.verb == "flat_map" and self.is_late(item)
@@ -540,7 +536,7 @@ class Call(Part):
                     continue
                 name = text(item)
                 model.calls[self.tag, name] += 1
-                bad = self.is_bad(item, model)
+                bad = self.is_bad(item)
                 early = not (self.verb == "flat_map" and self.is_late(item))
                 if self.flaky and (bad or self.is_flaky(item)) and (early or not self.gives(item)):
                     model.calls[self.tag, name] += 1

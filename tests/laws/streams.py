@@ -52,7 +52,8 @@ def leaves_of(item: Any) -> set[str]:
 
 def chance(tag: str, value: Any) -> float:
     """A number between 0 and 1 that depends on nothing but the stage and the item."""
-    return crc32(f"{tag}|{text(value)}".encode()) / 2**32
+    code = crc32(f"{tag}|{text(value)}".encode())
+    return code * 0x9E3779B1 % 2**32 / 2**32  # or items that hardly differ would share their fate
 
 
 @dataclass
