@@ -342,9 +342,9 @@ class _Generator:
                     break
         ends = list(dict.fromkeys(self.ends))
         used = set().union(*(end.above() for end in ends))
-        ends += [
-            part for part in used if isinstance(part, Branch) and not self._read(part, used, ends)
-        ]
+        unread = [p for p in used if isinstance(p, Branch) and not self._read(p, used, ends)]
+        # A set has no order that a seed decides.
+        ends += sorted(unread, key=lambda branch: (branch.routing.tag, branch.number))
         ends = list(dict.fromkeys(ends))
 
         self._fill(marks, alone)

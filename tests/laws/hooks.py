@@ -7,7 +7,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from .streams import text
+from .streams import leaves_of, text
 
 
 class Hooks:
@@ -33,7 +33,8 @@ class Hooks:
         """Once for each item and stage, and never of the end of what was not begun."""
         wrong = []
         for (when, stage, item), count in self.told.items():
-            if count > 1 and not stage.startswith(("pass_on", "spread", "flatten")):
+            named = not stage.startswith(("pass_on", "spread", "flatten")) and leaves_of(item)
+            if count > 1 and named:
                 wrong.append(f"hook {when} of {stage} {count} times for {item}")
             if when == "after" and not self.told["before", stage, item]:
                 wrong.append(f"hook after of {stage} without before for {item}")

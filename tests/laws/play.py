@@ -24,6 +24,7 @@ from .parts import (
     Entry,
     Failures,
     Model,
+    Part,
     Rebatch,
     Transform,
     World,
@@ -350,7 +351,7 @@ class Play:
                 seen = [event for event in seen if not isinstance(event, Mark)]
             # An end that says it has ended has given everything, however the run ended.
             last = (whole or self.ended[number]) and epoch == self.world.epoch
-            last = last and number not in self.closed and not self.settled
+            last = last and number not in self.closed and not self.settled(end)
             if isinstance(end, ZipLatest):
                 uppers = [model.stream(upper) for upper in end.uppers]
                 said = rows_wrong(uppers, seen, complete=last)
@@ -410,7 +411,7 @@ class Play:
             expected = expected or (isinstance(error, ValueError) and "strict" in str(error))
             if not expected or not any(model.cut for model in models):
                 return [f"it raised {error!r}"]
-        elif models[-1].cut and not self.left and not self.loose and not self.settled:
+        elif models[-1].cut and not self.left and not self.loose and not self.settled():
             return ["a stage should have ended the run and has not"]
         return []
 
@@ -419,11 +420,11 @@ class Play:
         """Whether more may enter than comes out."""
         return self.lossy or self.case.ends_early or bool(self.closed)
 
-    @property
-    def settled(self) -> bool:
+    def settled(self, end: Part | None = None) -> bool:
         """Whether parts may have ended before an interrupt: they stay ended, and give nothing more."""
-        reduces = any(isinstance(p, Operator) and p.kind == "reduce" for p in self.case.parts)
-        return bool(self.world.epoch) and (self.case.ends_early or reduces)
+        parts = self.case.parts if end is None else end.above()
+        reduces = any(isinstance(part, Operator) and part.kind == "reduce" for part in parts)
+        return bool(self.world.epoch) and (reduces or any(part.ends_early for part in parts))
 
     @property
     def lossy(self) -> bool:
