@@ -9,26 +9,11 @@ from typing import Any
 from flowstage import Sentinel
 
 from . import operators
+from .calls import Call, Failures
+from .joins import Balance, Branch, Concat, Gather, Merge, Routing, Zip, ZipLatest
 from .operators import Operator
-from .parts import (
-    BREAK,
-    Balance,
-    Batch,
-    Branch,
-    Buffer,
-    Call,
-    Concat,
-    Entry,
-    Failures,
-    Gather,
-    Merge,
-    Part,
-    Rebatch,
-    Routing,
-    Transform,
-    Zip,
-    ZipLatest,
-)
+from .parts import Batch, Buffer, Entry, Part, Rebatch, Transform
+from .world import BREAK
 
 POLICIES = (None, None, "skip", "emit", "raise")
 HOOKS = ("plain", "plain", "async", "failing")

@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .calls import Call
+from .joins import Balance, Branch, Concat, Gather, Merge, Zip, ZipLatest
 from .operators import Operator
-from .parts import (
-    Balance,
-    Batch,
-    Branch,
-    Buffer,
-    Call,
-    Concat,
-    Entry,
-    Gather,
-    Merge,
-    Model,
-    Part,
-    Rebatch,
-    Transform,
-    Zip,
-    ZipLatest,
-)
+from .parts import Batch, Buffer, Entry, Part, Rebatch, Transform
+from .world import Model
 
 Counts = dict[str, int]
 

@@ -10,8 +10,9 @@ from anyio.lowlevel import checkpoint
 
 from flowstage import Flow, operators
 
-from .parts import Model, Part, World
+from .parts import Part
 from .streams import Fail, Strand, Stream, chance, text
+from .world import Model, World
 
 SHORT = ("take", "take_while")
 """Operators that may end before their input does."""

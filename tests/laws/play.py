@@ -12,27 +12,15 @@ from flowstage import BufferOverflow, ClosedError, Graph, Sentinel, StageTimeout
 
 from ..harness import Schedule, observe
 from . import counts
+from .calls import Failures
 from .cases import Case
 from .hooks import Hooks
+from .joins import Concat, Zip, ZipLatest
 from .latest import rows_wrong
 from .operators import Operator
-from .parts import (
-    RUN_CONTEXT,
-    Boom,
-    Buffer,
-    Concat,
-    Entry,
-    Failures,
-    Model,
-    Part,
-    Rebatch,
-    Transform,
-    World,
-    Zip,
-    ZipLatest,
-    as_seen,
-)
+from .parts import Buffer, Entry, Part, Rebatch, Transform, as_seen
 from .streams import Fail, Mark, chance, leaves_of, mismatch
+from .world import RUN_CONTEXT, Boom, Model, World
 
 
 class Broken(AssertionError):
