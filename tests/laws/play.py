@@ -169,9 +169,15 @@ class Play:
             options["context"] = {"leaf": item}
         try:
             await self.run.send(item, **options)
-        except ClosedError:  # a cancelled one may have entered
-            world.logs[name] = [event for event in world.logs[name] if event is not noted]
+        except BaseException:
+            items = [event for _, event in world.logs[name] if not isinstance(event, Sentinel)]
+            if self.entered(name) < len(items):  # a cancelled one may have entered
+                world.logs[name] = [event for event in world.logs[name] if event is not noted]
             raise
+
+    def entered(self, name: str) -> int:
+        """The number of items that an entry has taken."""
+        return sum(stage.taken for stage in self.run.report().stages if stage.name == name)
 
     def finish(self, names: dict[str, Any], only: str | None) -> None:
         for entry in self.case.entries:
