@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import ClosedError, Failure, Graph, Input, Sentinel, Threads, source
+from flowstage import ClosedError, Failure, Graph, Input, Sentinel, Threads, concat, merge, source
 
 from .accounts import check_accounts, settle, soon
 
@@ -358,3 +358,231 @@ async def test_a_cancelled_reader_makes_room_for_another() -> None:
             async for number in run:
                 results.append(number)
     assert results == list(range(30))
+
+
+# ---------------------------------------------------------------- what no test had noticed missing
+
+
+def fill(run: Any, items: Iterator[Any], **to: Any) -> int:
+    """Send until there is no room; give the number of items that entered."""
+    count = 0
+    for item in items:
+        try:
+            run.send_nowait(item, **to)
+        except anyio.WouldBlock:
+            return count
+        count += 1
+    return count
+
+
+async def fill_up(run: Any, item: Any, **to: Any) -> None:
+    """Send the same item until there is no room anywhere on its way."""
+    while fill(run, iter([item] * 100), **to):
+        await settle()
+
+
+async def test_an_interrupt_discards_what_a_thread_pulled_while_its_source_stood_still() -> None:
+    """A thread that has pulled an item before the interrupt brings it to nobody after it."""
+    going, place = threading.Event(), Threads(1)
+    pulled: list[str] = []
+
+    def items() -> Iterator[str]:
+        for item in "abcde":
+            pulled.append(item)
+            yield item
+        going.wait(1)  # for longer than the slice of a call: what came before begins to enter
+        time.sleep(0.005)
+        for item in ("old", "new"):
+            pulled.append(item)
+            yield item
+
+    with soon():
+        async with source(items, on=place).map(str.upper).open(buffer=1) as run:
+            try:
+                while not run.report().stages[-1].done:
+                    await anyio.sleep(0.001)
+                await settle()
+            finally:
+                going.set()
+            await source([0]).map(abs, on=place).collect()  # the seat is free: the call has ended
+            run.interrupt()
+            old = len(pulled)
+            results = [item async for item in run]
+    assert results == [item.upper() for item in pulled[old:]]
+    check_accounts(run.report(), over=True)
+
+
+async def test_an_interrupt_forgets_how_far_a_sentinel_had_come() -> None:
+    """One that stood on one of two ways when it was discarded leaves the next one both."""
+    going, ending = anyio.Event(), anyio.Event()
+
+    async def items() -> AsyncIterator[str]:
+        for _ in range(3):
+            yield "bad"
+        await going.wait()
+        yield "good"
+        await ending.wait()
+
+    def work(item: str) -> str:
+        if item == "bad":
+            raise ValueError(item)
+        return item
+
+    async def read(name: str) -> None:
+        async for event in run.output(name).events():
+            seen[name].append(event)
+
+    main = source(items).map(work, on_error="skip")
+    seen: dict[str, list[Any]] = {"main": [], "bad": []}
+    with soon():
+        async with Graph(main=main, bad=main.failures()).open(buffer=1) as run:
+            await settle()
+            async with anyio.create_task_group() as group:
+                group.start_soon(run.send_sentinel, "old")
+                await settle()  # on "main", and waiting for room on "bad"
+                run.interrupt()
+                group.start_soon(read, "main")
+                group.start_soon(read, "bad")
+                going.set()
+                await settle()
+                await run.send_sentinel("new")
+                ending.set()
+    assert seen["main"] == ["good", Sentinel("new")]
+    assert seen["bad"] == [Sentinel("new")]
+
+
+async def test_a_sentinel_whose_sender_is_cancelled_half_way_goes_the_whole_way() -> None:
+    """What stands at one entry already stays in line at the others, or a join would wait for ever."""
+    one, two = Input[str]("one"), Input[str]("two")
+    seen: list[Any] = []
+
+    async def read() -> None:
+        async for event in run.events():
+            seen.append(event)
+
+    with soon():
+        async with merge(one.map(str), two.map(str)).open(buffer=1) as run:
+            await fill_up(run, "two", to=two)
+            async with anyio.create_task_group() as group:
+                group.start_soon(run.send_sentinel, "S")
+                await settle()  # it stands at "one", and waits for room at "two"
+                group.cancel_scope.cancel()
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                await settle(200)
+                assert seen[-1] == Sentinel("S")
+                run.finish()
+    assert seen.count(Sentinel("S")) == 1
+
+
+def plain_values(item: int, act: Callable[[int], None]) -> Iterator[str]:
+    """Two values, and something done between them."""
+    yield f"{item}a"
+    act(item)
+    yield f"{item}b"
+
+
+async def async_values(item: int, act: Callable[[int], None]) -> AsyncIterator[str]:
+    """The same, async."""
+    yield f"{item}a"
+    act(item)
+    yield f"{item}b"
+
+
+@pytest.mark.parametrize("values", [plain_values, async_values])
+async def test_a_generator_that_interrupts_gives_nothing_more(values: Any) -> None:
+    """The value that a generator gives after it has interrupted the run is of the old epoch."""
+
+    def act(item: int) -> None:
+        if item == 2:
+            run.interrupt()
+
+    with soon():
+        flow = Input[int]().buffer(5).flat_map(lambda item: values(item, act))
+        async with flow.open() as run:
+            fill(run, iter([1, 2]))
+            await settle()
+            assert run.report().interrupts == 1
+            run.send_nowait(3)
+            run.finish()
+            results = [result async for result in run]
+    assert results == ["3a", "3b"]
+    check_accounts(run.report(), over=True)
+
+
+async def test_a_transform_that_interrupts_gives_nothing_more() -> None:
+    """What its function gives for the item with which it has interrupted the run is not given."""
+
+    async def same(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            if item == 2:
+                run.interrupt()
+            yield item
+
+    with soon():
+        async with Input[int]().buffer(5).transform(same).open() as run:
+            fill(run, iter([1, 2]))
+            await settle()
+            assert run.report().interrupts == 1
+            run.send_nowait(3)
+            run.finish()
+            results = [item async for item in run]
+    assert results == [3]
+    check_accounts(run.report(), over=True)
+
+
+async def test_an_interrupt_discards_what_came_back_from_a_branch() -> None:
+    """An item that a closed branch of a balance gave back is not kept for the others."""
+    start = Input[str]()
+    left, right = start.balance(2)
+    with soon():
+        async with Graph(left=left, right=right).open(buffer=1) as run:
+            await fill_up(run, "old")
+            run.output("left").close()
+            assert run.interrupt() > 1
+            await settle()
+            run.send_nowait("new")
+            run.finish()
+            results = [item async for item in run.output("right")]
+    assert results == ["new"]
+    check_accounts(run.report(), over=True)
+
+
+async def test_a_source_that_nobody_wants_is_closed_at_once() -> None:
+    """Also when it waits for an item that may never come, and other ends are still read."""
+    closed: list[str] = []
+
+    async def ticks() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await anyio.sleep_forever()
+        finally:
+            closed.append("ticks")
+
+    with soon():
+        flows = {"ticks": source(ticks).map(abs), "others": source([1, 2, 3]).map(abs)}
+        async with Graph(**flows).open() as run:
+            async for _ in run.output("ticks"):
+                break
+            run.output("ticks").close()
+            assert [number async for number in run.output("others")] == [1, 2, 3]
+            await settle()
+            assert closed == ["ticks"]
+
+
+async def test_sentinels_do_not_pile_up_before_a_source_that_is_not_open_yet() -> None:
+    """A later input of a `concat` keeps of those that have passed already only the last."""
+
+    def numbers() -> Iterator[Any]:
+        for number in range(2 * WARM):
+            yield number
+            yield Sentinel(number)
+
+    most = 0
+    with soon():
+        flow = concat(source(numbers).map(abs), source([1, 2]).map(abs))
+        async with flow.open() as run:
+            async for _ in run.events():
+                lines = [entry.line for entry in run._live.entries.values()]
+                most = max(most, *(len(line.tickets) for line in lines))
+    assert 0 < most < WARM

@@ -10,12 +10,13 @@ plays it again, on both backends. `FLOWSTAGE_GRAPHS=20000` sets how many cases t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import anyio
@@ -26,19 +27,32 @@ from hypothesis import strategies as st
 
 from flowstage import StageError, Threads, source
 
-from .harness import BACKENDS, Fault, Faults, Schedule, explore, observe, run
+from .harness import (
+    BACKENDS,
+    Fault,
+    Faults,
+    Schedule,
+    call,
+    explore,
+    no_leaks,
+    observe,
+    run,
+    sweep,
+)
 from .laws import Case, Play, generate, play
 from .laws.cases import Settings
-from .laws.parts import Call
 from .laws.streams import Mark
 
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
+real_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 
 EVERYDAY = 100
 """Cases of the everyday campaign, on each backend."""
 DEEP = int(os.environ.get("FLOWSTAGE_GRAPHS", "12000"))
 DEEP_SECONDS = 240.0
 """A share of the ten minutes that the deep campaigns take together."""
+FEWEST = 500
+"""Graphs that the deep campaign has to come to in that time, or it says little."""
 
 
 @pytest.fixture(autouse=True)
@@ -92,43 +106,87 @@ def test_any_graph_keeps_the_laws(backend: str, rng: random.Random, seed: int) -
 @pytest.mark.slow
 def test_ordered_graphs_give_the_same_events_everywhere() -> None:
     """Law 8: the events of each end are equal on both backends, under any order of the tasks."""
-    for seed in range(60):
+    same_everywhere(range(60))
+
+
+def same_everywhere(seeds: Iterable[int], *, seconds: float = 60.0) -> int:
+    """Compare as many graphs as fit into the time; give their number."""
+    began, count = time.monotonic(), 0
+    for seed in seeds:
         events = [events_of(backend, seed, order) for backend in BACKENDS for order in (0, 1)]
         whole = [found for found in events if found is not None]
         assert all(found == whole[0] for found in whole), f"seed {seed}"
+        count += 1
+        if time.monotonic() - began > seconds:
+            break
+    return count
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
-def test_ordered_graphs_give_the_same_events_on_real_loops(backend: str) -> None:
+@real_loops
+def test_ordered_graphs_give_the_same_events_on_real_loops(loop: str) -> None:
     """The same on the loops that users have, uvloop among them."""
-    if backend == "uvloop":
-        pytest.importorskip("uvloop")
     for seed in range(15):
         case = generate(random.Random(seed), Settings(only_exact=True, acts=False, threads=False))
         expected = events_of("asyncio", seed, 0)
         no_waiting(case)
-        one = Play(case, pause=0.0)
-        error: BaseException | None = None
-        try:
-            anyio.run(
-                one,
-                backend=backend.replace("uvloop", "asyncio"),
-                backend_options={"use_uvloop": True} if backend == "uvloop" else {},
-            )
-        except Exception as raised:
-            error = raised
-        one.check(error)
+        one, error = play_for_real(loop, case)
         if error is None and expected is not None:
             assert comparable(one) == expected, f"seed {seed}"
 
 
+@pytest.mark.slow
+@real_loops
+def test_random_graphs_keep_the_laws_on_real_loops(loop: str) -> None:
+    """All laws, with interrupts, closed ends and the rest, in real time."""
+    assert real_campaign(loop, range(30_000, 30_060), seconds=60.0) == 60
+
+
+def real_campaign(loop: str, seeds: Iterable[int], *, seconds: float) -> int:
+    """Play random graphs on a real loop, as many as fit into the time; give their number."""
+    began, count = time.monotonic(), 0
+    for seed in seeds:
+        case = generate(random.Random(seed))
+        no_waiting(case)
+        try:
+            play_for_real(loop, case, pause=0.0005 * (seed % 2))
+        except BaseException as error:
+            error.add_note(f"{loop}, the case of FLOWSTAGE_LAWS={seed} in real time")
+            raise
+        count += 1
+        if time.monotonic() - began > seconds:
+            break
+    return count
+
+
+def play_for_real(
+    loop: str, case: Case, *, pause: float = 0.0
+) -> tuple[Play, BaseException | None]:
+    """Play a case on a loop as users have it, and check it; give what the run raised."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    one = Play(case, pause=pause)
+
+    async def main() -> BaseException | None:
+        with anyio.fail_after(30), no_leaks():
+            try:
+                await one()
+            except Exception as error:
+                return error
+        return None
+
+    error = anyio.run(
+        main,
+        backend=loop.replace("uvloop", "asyncio"),
+        backend_options={"use_uvloop": True} if loop == "uvloop" else {},
+    )
+    one.check(error)
+    return one, error
+
+
 def no_waiting(case: Case) -> None:
     """Leave out what is slow where time is real: calls that hang until their timeout."""
-    for part in case.parts:
-        for call in (part, *getattr(part, "branches", ())):
-            for one in call if isinstance(call, tuple) else (call,):
-                if isinstance(one, Call):
-                    one.hangs = one.flaky = 0.0
+    for stage in case.calls:
+        stage.hangs = stage.flaky = 0.0
 
 
 def events_of(backend: str, seed: int, order: int) -> list[list[Any]] | None:
@@ -149,6 +207,48 @@ def comparable(one: Play) -> list[list[Any]]:
         [event for event in seen if one.case.known or not isinstance(event[1], Mark)]
         for seen in one.seen
     ]
+
+
+class Handover:
+    """A reader that is cancelled natively, and another that goes on with what comes next."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.reader: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> None:
+        async with source(range(12)).map(self.work).open(buffer=1) as run:
+            self.reader = asyncio.create_task(self.read(run))
+            await asyncio.wait([self.reader])
+            await self.read(run)
+
+    async def work(self, number: int) -> int:
+        await anyio.sleep(0.1 * (number % 3))
+        return number
+
+    async def read(self, run: Any) -> None:
+        async for number in run:
+            self.seen.append(number)
+
+    def cancel(self) -> None:
+        if self.reader is not None:
+            self.reader.cancel()
+
+
+def handed_over() -> int:
+    """Cancel the first reader at every point; give the number of points."""
+    count = 0
+    for _, outcome in sweep("asyncio", Handover, call(Handover.cancel), steps=20_000):
+        outcome.check()
+        outcome.unwrap()
+        assert outcome.scenario.seen == list(range(12)), str(outcome)
+        count += 1
+    return count
+
+
+def test_a_reader_that_is_cancelled_natively_loses_nothing() -> None:
+    """Only asyncio has native cancellation; a scope can reach no reader in the middle of taking."""
+    assert handed_over() > 30
 
 
 @pytest.mark.skipif("FLOWSTAGE_LAWS" not in os.environ, reason="no seed to replay")
@@ -246,6 +346,7 @@ def test_thousands_of_graphs(backend: str, capsys: pytest.CaptureFixture[str]) -
         found["runs"] += 1
         found["looks"] += one.looks
         found["interrupts"] += one.world.epoch
+        found["strict"] += one.strict
         if seed % 3 == 0:
             case = generate(random.Random(seed))
             for order in range(1, 6):
@@ -260,15 +361,18 @@ def test_thousands_of_graphs(backend: str, capsys: pytest.CaptureFixture[str]) -
             break
     with capsys.disabled():
         print(f"\n{backend}: {dict(found)} in {time.monotonic() - began:.0f} s")  # noqa: T201
+    assert found["graphs"] >= min(DEEP, FEWEST)
+    assert found["strict"] > found["graphs"] / 10, "runs whose accounts are known to the item"
+
+
+@pytest.mark.deep
+@real_loops
+def test_hundreds_of_graphs_on_real_loops(loop: str) -> None:
+    """As many as fit into half a minute, in real time."""
+    assert real_campaign(loop, range(3_000_000, 3_003_000), seconds=30.0) >= 100
 
 
 @pytest.mark.deep
 def test_hundreds_of_ordered_graphs_are_the_same_everywhere() -> None:
     """Law 8, at length."""
-    began = time.monotonic()
-    for seed in range(2_000_000, 2_002_000):
-        events = [events_of(backend, seed, order) for backend in BACKENDS for order in (0, 1)]
-        whole = [found for found in events if found is not None]
-        assert all(found == whole[0] for found in whole), f"seed {seed}"
-        if time.monotonic() - began > DEEP_SECONDS / 4:
-            break
+    assert same_everywhere(range(2_000_000, 2_002_000), seconds=DEEP_SECONDS / 4) >= 100

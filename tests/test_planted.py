@@ -6,23 +6,29 @@ What is not found here would not be found in the engine either.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import _live, _wires
+from flowstage import _live, _output, _run, _wires
 from flowstage._engine import call as calls
 from flowstage._engine import chain, hooks, join, offload, pool, runner, source, split, transform
 from flowstage._engine.values import Values
 from flowstage._envelope import Barrier, Envelope, Hole
 
-from .harness import Schedule
+from . import test_counterexamples as programs
+from .harness import Schedule, run
 from .laws import generate, play
 from .test_faults import tried
+from .test_laws import handed_over, same_everywhere
 from .test_sweeps import swept
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -60,6 +66,16 @@ def failing(name: str, policy: str, *errors: str) -> Search:
     from .harness import single_faults
 
     return lambda: tried("trio", name, policy, lambda calls: single_faults(calls, errors))
+
+
+def program(test: Callable[[], Any], backend: str = "trio") -> Search:
+    """One of the programs that once were counter-examples; a hang is one as well."""
+    return lambda: run(backend, test, steps=100_000)
+
+
+def ordered_graphs() -> None:
+    """Some of those that have to give the same events everywhere."""
+    same_everywhere(range(20))
 
 
 # ---------------------------------------------------------------- the bugs
@@ -327,6 +343,143 @@ def a_stop_that_forgets_the_hand(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(source.SourceRunner, "stop", stop)
 
 
+def an_order_that_depends_on_the_loop(patch: pytest.MonkeyPatch) -> None:
+    """A sentinel goes out in front of the item before it, where that is faster: on one backend."""
+    original = chain.Chain.give_late
+
+    async def give_late(self: chain.Chain, envelope: Envelope) -> None:
+        if threading.current_thread() is threading.main_thread() and on_asyncio():
+            head = self.inlets[0].head if self.inlets else None
+            if head and type(head[0]) is Barrier:
+                await self.pass_mark(self.inlets[0].take())
+        await original(self, envelope)
+
+    patch.setattr(chain.Chain, "give_late", give_late)
+
+
+def on_asyncio() -> bool:
+    try:
+        return asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
+
+
+def a_task_left_behind(patch: pytest.MonkeyPatch) -> None:
+    """One that belongs to nobody, for each run."""
+    original = _live.Live.open
+
+    async def open_(self: _live.Live) -> None:
+        await original(self)
+        self.stray = asyncio.ensure_future(asyncio.sleep(3600))  # type: ignore[attr-defined]
+
+    patch.setattr(_live.Live, "open", open_)
+
+
+def a_thread_left_behind(patch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for it has gone, and it works on."""
+    original = offload.in_thread
+
+    async def in_thread(*args: Any, **more: Any) -> Any:
+        threading.Thread(target=time.sleep, args=(1.5,), daemon=True).start()
+        return await original(*args, **more)
+
+    patch.setattr(offload, "in_thread", in_thread)
+
+
+def an_output_that_takes_and_waits(patch: pytest.MonkeyPatch) -> None:
+    """What it has taken is lost when the reader is cancelled before it has it."""
+    original = _output.Output.next_thing
+
+    async def next_thing(self: Any) -> Any:
+        thing = await original(self)
+        await asyncio.sleep(0)
+        return thing
+
+    patch.setattr(_output.Output, "next_thing", next_thing)
+
+
+def old_items_that_a_thread_brings(patch: pytest.MonkeyPatch) -> None:
+    """When they were pulled is not looked at."""
+    original = source.SourceRunner._unload
+
+    def unload(self: source.SourceRunner, haul: Any) -> None:
+        began, self.frame.epoch.began = self.frame.epoch.began, 0.0
+        original(self, haul)
+        self.frame.epoch.began = began
+
+    patch.setattr(source.SourceRunner, "_unload", unload)
+
+
+def a_sentinel_that_remembers_how_far_it_was(patch: pytest.MonkeyPatch) -> None:
+    """The next one begins where the one was that an interrupt discarded."""
+    original = source.Line._clear
+
+    def clear(self: source.Line, state: str) -> int:
+        begun = self.begun
+        items = original(self, state)
+        self.begun = begun
+        return items
+
+    patch.setattr(source.Line, "_clear", clear)
+
+
+def a_sentinel_withdrawn_half_way(patch: pytest.MonkeyPatch) -> None:
+    """Its sender is cancelled, and the entries that have it not yet never get it."""
+
+    def withdraw(tickets: Any) -> None:
+        for place, ticket in tickets:
+            place.line.withdraw(ticket)
+
+    patch.setattr(_run, "_withdraw", withdraw)
+
+
+def look_away(patch: pytest.MonkeyPatch, kind: type[runner.Runner], method: Any) -> None:
+    """Have one method of a runner not look whether an interrupt came."""
+    original = kind.check
+
+    def check(self: runner.Runner) -> None:
+        if sys._getframe(1).f_code is not method.__code__:
+            original(self)
+
+    patch.setattr(kind, "check", check)
+
+
+def a_generator_that_interrupts_and_gives_on(patch: pytest.MonkeyPatch) -> None:
+    """Its next value is given, though it is of the old epoch."""
+    look_away(patch, chain.Chain, chain.Chain.expand)
+
+
+def a_transform_that_interrupts_and_gives_on(patch: pytest.MonkeyPatch) -> None:
+    """What its function gives for the item it had is given."""
+    look_away(patch, transform.TransformRunner, transform.TransformRunner.one_life)
+
+
+def a_balance_that_keeps_what_came_back(patch: pytest.MonkeyPatch) -> None:
+    """An interrupt does not discard it."""
+    patch.setattr(split.BalanceRunner, "discard", runner.Runner.discard)
+
+
+def a_source_that_nobody_can_release(patch: pytest.MonkeyPatch) -> None:
+    """It goes on when nobody wants what it gives."""
+    patch.setattr(source.SourceRunner, "released", lambda self: None)
+
+
+def a_line_that_grows(patch: pytest.MonkeyPatch) -> None:
+    """Sentinels that have passed already stay in line before a source that is not open yet."""
+    patch.setattr(source.Line, "drop_passed", lambda self, number: None)
+
+
+def a_merge_that_does_not_count_all(patch: pytest.MonkeyPatch) -> None:
+    """Some items were done and are discarded, if one believes the account."""
+    original = join.MergeRunner.on_item
+
+    async def on_item(self: join.MergeRunner, envelope: Envelope, edge: Any) -> None:
+        await original(self, envelope, edge)
+        self.steps[0].tally.done -= str(envelope.value).endswith("3)")
+
+    patch.setattr(join.MergeRunner, "on_item", on_item)
+
+
 PLANTED: list[tuple[Plant, Search]] = [
     (a_pull_that_stop_may_lose, points("waiting", "stop")),
     (a_wait_that_takes, random_graphs),
@@ -349,12 +502,48 @@ PLANTED: list[tuple[Plant, Search]] = [
     (streams_left_open, random_graphs),
     (rows_without_holes, random_graphs),
     (a_fan_out_that_copies_no_sentinel, random_graphs),
-    (a_lossy_buffer_that_drops_sentinels, random_graphs),
+    (a_lossy_buffer_that_drops_sentinels, points("lossy", "interrupt")),
     (a_cancellation_taken_for_ours, failing("on_the_loop", "raise", "cancelled")),
     (a_hook_that_may_break_a_stage, failing("on_the_loop", "raise", "ordinary")),
     (a_skip_that_takes_the_next_too, failing("on_the_loop", "skip", "ordinary")),
     (a_skip_that_takes_the_next_too, random_graphs),
     (a_stop_that_forgets_the_hand, points("waiting", "stop")),
+    (an_order_that_depends_on_the_loop, ordered_graphs),
+    (a_task_left_behind, points("inline", "leave", "asyncio")),
+    (a_thread_left_behind, points("thread_source", "leave")),
+    (an_output_that_takes_and_waits, handed_over),
+    (
+        old_items_that_a_thread_brings,
+        program(
+            programs.test_an_interrupt_discards_what_a_thread_pulled_while_its_source_stood_still
+        ),
+    ),
+    (
+        a_sentinel_that_remembers_how_far_it_was,
+        program(programs.test_an_interrupt_forgets_how_far_a_sentinel_had_come),
+    ),
+    (
+        a_sentinel_withdrawn_half_way,
+        program(programs.test_a_sentinel_whose_sender_is_cancelled_half_way_goes_the_whole_way),
+    ),
+    (a_generator_that_interrupts_and_gives_on, random_graphs),
+    (
+        a_transform_that_interrupts_and_gives_on,
+        program(programs.test_a_transform_that_interrupts_gives_nothing_more),
+    ),
+    (
+        a_balance_that_keeps_what_came_back,
+        program(programs.test_an_interrupt_discards_what_came_back_from_a_branch),
+    ),
+    (
+        a_source_that_nobody_can_release,
+        program(programs.test_a_source_that_nobody_wants_is_closed_at_once),
+    ),
+    (
+        a_line_that_grows,
+        program(programs.test_sentinels_do_not_pile_up_before_a_source_that_is_not_open_yet),
+    ),
+    (a_merge_that_does_not_count_all, random_graphs),
 ]
 
 

@@ -8,26 +8,15 @@ from typing import Any
 
 from flowstage import Sentinel
 
-from .parts import (
-    Balance,
-    Batch,
-    Branch,
-    Buffer,
-    Call,
-    Concat,
-    Entry,
-    Failures,
-    Gather,
-    Merge,
-    Part,
-    Rebatch,
-    Routing,
-    Transform,
-    Zip,
-    ZipLatest,
-)
+from . import operators
+from .calls import Call, Failures
+from .joins import Balance, Branch, Concat, Gather, Merge, Routing, Zip, ZipLatest
+from .operators import Operator
+from .parts import Batch, Buffer, Entry, Part, Rebatch, Transform
+from .world import BREAK
 
 POLICIES = (None, None, "skip", "emit", "raise")
+HOOKS = ("plain", "plain", "async", "failing")
 
 
 @dataclass
@@ -38,9 +27,13 @@ class Case:
         ends: the parts that end the graph.
         entries: where items enter.
         pushes: what the driver sends, in order: `(entry, item)`, `Sentinel`s, pauses.
-        acts: what happens meanwhile: `(kind, turns, seconds)`.
+        acts: what happens meanwhile: `(kind, turns, seconds)`; "close" closes the end whose number is
+            the turns, counted round.
+        strikes: the calls of user code, by their numbers, that interrupt the run.
         stalls: for each end, pauses of its reader.
         known: every sentinel has a known place at every entry.
+        observed: what hooks there are: none, "plain", "async" or "failing" ones.
+        contextual: what is sent has a context of its own.
     """
 
     ends: list[Part]
@@ -52,16 +45,33 @@ class Case:
     on_error: str
     known: bool = True
     timing: bool = False
-    observed: bool = False
+    observed: str = ""
+    contextual: bool = False
+    strikes: tuple[int, ...] = ()
     label: str = ""
 
     @property
     def parts(self) -> set[Part]:
         return set().union(*(end.above() for end in self.ends))
 
+    @property
+    def calls(self) -> list[Call]:
+        """Every stage that calls a function, those in branches too."""
+        found: list[Call] = []
+        for part in self.parts:
+            for branch in (part, *getattr(part, "branches", ())):
+                chain = branch if isinstance(branch, tuple) else (branch,)
+                found += [call for call in chain if isinstance(call, Call)]
+        return found
+
     def has(self, *kinds: type[Part]) -> bool:
         """Whether there are parts of some kind."""
         return any(isinstance(part, kinds) for part in self.parts)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether a part may end before its input does."""
+        return any(part.ends_early for part in self.parts)
 
 
 @dataclass
@@ -87,6 +97,7 @@ class _Generator:
         self.ends: list[Part] = []
         self.known = True
         self.failing = rng.random() < 0.6
+        self.contextual = rng.random() < 0.15
 
     def chance(self, share: float) -> bool:
         return bool(self.rng.random() < share)
@@ -113,8 +124,10 @@ class _Generator:
         if how in ("async", "thread") and self.chance(0.6):
             width = self.pick(2, 3, 5)
         ordered = rows or self.settings.only_exact or width == 1 or self.chance(0.6)
-        flaky = 0.3 if verb != "flat_map" and self.chance(0.15) else 0.0
-        hangs = 0.15 if verb != "flat_map" and how == "async" and self.chance(0.15) else 0.0
+        flaky = 0.3 if self.chance(0.15) else 0.0
+        hangs = 0.15 if how in ("async", "lazy") and self.chance(0.15) else 0.0
+        if how == "thread" and self.chance(0.08):
+            hangs, flaky = 0.1, 0.0  # how often real time strikes is not for the model to say
         fails = self.pick(0.02, 0.1, 0.3) if self.failing and self.chance(0.35) else 0.0
         if neutral:
             fails = hangs = flaky = 0.0
@@ -131,6 +144,7 @@ class _Generator:
             hangs=hangs,
             seats=self.pick(1, 2, 3),
             neutral=neutral,
+            context=self.contextual and self.chance(0.5),
         )
 
     def gather(self, upper: Part) -> Part:
@@ -173,15 +187,31 @@ class _Generator:
     def buffer(self, upper: Part) -> Part:
         overflow = "block"
         if not self.settings.only_exact and self.chance(0.3):
-            overflow = self.pick("drop_oldest", "drop_newest")
+            overflow = self.pick("drop_oldest", "drop_newest", "error")
         size = self.pick(0, 0, 1, 2, 5) if overflow == "block" else self.pick(1, 2, 4)
+        if overflow == "error":
+            size = self.pick(2, 5, 20)
         return Buffer(uppers=(upper,), size=size, overflow=overflow)
+
+    def operator(self, upper: Part) -> Part:
+        kinds = [kind for kind in operators.KINDS if kind not in ("reduce", "flatten")]
+        if self.known:
+            kinds.append("reduce")
+        return Operator(
+            uppers=(upper,),
+            tag=self.tag("o"),
+            kind="flatten" if isinstance(upper, Batch) else self.pick(*kinds),
+            size=self.pick(1, 2, 4, 8),
+            waits=self.chance(0.3),
+        )
 
     def grow(self, upper: Part, stages: int, *, deep: bool = True) -> Part:
         exact_only = self.settings.only_exact
         for _ in range(stages):
             kind = self.rng.random()
-            if kind < 0.5 or not deep:
+            if deep and upper.exact and self.chance(0.12):
+                upper = self.operator(upper)
+            elif kind < 0.5 or not deep:
                 upper = self.call(upper)
                 if self.chance(0.1):
                     self.ends.append(upper)  # read here too, by an end of its own
@@ -203,7 +233,10 @@ class _Generator:
                 kinds = ["plain"]
                 if upper.exact:
                     kinds += ["numbers"] + ["segments"] * self.known
-                upper = Transform(uppers=(upper,), tag=self.tag("t"), kind=self.pick(*kinds))
+                fails = 0.05 if self.failing and self.chance(0.2) else 0.0
+                upper = Transform(
+                    uppers=(upper,), tag=self.tag("t"), kind=self.pick(*kinds), fails=fails
+                )
             elif kind < 0.84:
                 upper = self.gather(upper)
             elif exact_only:
@@ -226,7 +259,7 @@ class _Generator:
     def case(self) -> Case:
         settings = self.settings
         count = self.pick(1, 1, 1, 1, 2, 2, 3)
-        kinds = ["push", "push", "plain", "async", "input"]
+        kinds = ["push", "push", "plain", "async", "input", "managed"]
         if settings.threads and not settings.only_exact:
             kinds.append("thread")
         if settings.only_exact:
@@ -235,15 +268,20 @@ class _Generator:
         if count > 1 and self.chance(0.5):
             for entry in self.entries:
                 entry.kind = "push"
-        if any(entry.kind == "thread" for entry in self.entries):
-            settings = Settings(**{**vars(settings), "acts": False})
+        # The epoch of what a thread pulls is told by the clock, which a model cannot.
+        threaded = any(entry.kind == "thread" for entry in self.entries)
         pushed = [entry for entry in self.entries if entry.kind == "push"]
         marks = self.pick(0, 0, 1, 2, 4)
         acts: list[tuple[str, int, float]] = []
         if settings.acts and self.chance(0.5):
             for _ in range(self.pick(1, 1, 2, 3)):
-                kind = self.pick("interrupt", "interrupt", "interrupt", "stop", "leave")
+                kind = self.pick("stop", "leave", "close")
+                if not threaded:
+                    kind = self.pick("interrupt", "interrupt", "interrupt", kind)
                 acts.append((kind, self.pick(0, 1, 3, 10, 30), self.pick(0, 0, 0.1, 0.5, 2.0)))
+        strikes: tuple[int, ...] = ()
+        if settings.acts and not threaded and self.chance(0.25):
+            strikes = tuple(self.pick(*range(1, 40)) for _ in range(self.pick(1, 1, 2, 4)))
         if settings.acts and self.chance(0.2):
             acts.append(("sentinel", self.pick(0, 1, 3, 10), self.pick(0, 0, 0.3)))
             self.known = False
@@ -255,9 +293,7 @@ class _Generator:
         while len(parts) > 1:
             joined, parts = parts[:2], parts[2:]
             exact = all(part.exact for part in joined)
-            lossy = any(
-                isinstance(p, Buffer) and p.overflow != "block" for q in joined for p in q.above()
-            )
+            lossy = any(isinstance(p, Buffer) and p.drops for q in joined for p in q.above())
             independent = not (joined[0].above() & joined[1].above())
             kind = self.pick("merge", "zip", "zip", "concat", "ends", "zip_latest")
             if settings.only_exact:
@@ -266,7 +302,8 @@ class _Generator:
                 if kind == "zip":
                     if alone:  # an input that has ended brings no sentinel, and then zip has ended
                         marks = 0
-                    parts.insert(0, self.grow(Zip(uppers=tuple(joined)), self.pick(0, 0, 1)))
+                    pairs = Zip(uppers=tuple(joined), strict=self.chance(0.4))
+                    parts.insert(0, self.grow(pairs, self.pick(0, 0, 1)))
                 else:
                     marks, self.known = 0, True
                     acts = [act for act in acts if act[0] != "sentinel"]
@@ -290,9 +327,9 @@ class _Generator:
                     break
         ends = list(dict.fromkeys(self.ends))
         used = set().union(*(end.above() for end in ends))
-        ends += [
-            part for part in used if isinstance(part, Branch) and not self._read(part, used, ends)
-        ]
+        unread = [p for p in used if isinstance(p, Branch) and not self._read(p, used, ends)]
+        # A set has no order that a seed decides.
+        ends += sorted(unread, key=lambda branch: (branch.routing.tag, branch.number))
         ends = list(dict.fromkeys(ends))
 
         self._fill(marks, alone)
@@ -307,7 +344,9 @@ class _Generator:
             on_error=self.pick("raise", "raise", "skip", "emit"),
             known=self.known,
             timing=self.chance(0.1),
-            observed=self.chance(0.1),
+            observed=self.pick(*HOOKS) if self.chance(0.15) else "",
+            contextual=self.contextual,
+            strikes=strikes,
         )
 
     def _read(self, branch: Branch, used: set[Part], ends: list[Part]) -> bool:
@@ -330,6 +369,8 @@ class _Generator:
                 ]
             for _ in range(self.pick(0, 1, 3)):
                 script.insert(self.rng.randrange(len(script) + 1), self.pick(0.0, 0.1, 1.0))
+            if self.failing and self.chance(0.06):
+                script.insert(self.rng.randrange(len(script) + 1), BREAK)
             entry.script = tuple(script)
 
     def _pushes(self, pushed: list[Entry], marks: int) -> list[Any]:

@@ -7,25 +7,10 @@ from typing import Any
 
 from flowstage import Sentinel
 
+from .calls import Call, Failures
 from .cases import Case
-from .parts import (
-    Balance,
-    Batch,
-    Branch,
-    Buffer,
-    Call,
-    Concat,
-    Entry,
-    Failures,
-    Gather,
-    Merge,
-    Part,
-    Rebatch,
-    Routing,
-    Transform,
-    Zip,
-    ZipLatest,
-)
+from .joins import Balance, Branch, Concat, Gather, Merge, Routing, Zip, ZipLatest
+from .parts import Batch, Buffer, Entry, Part, Rebatch, Transform
 
 Make = Callable[[], Case]
 

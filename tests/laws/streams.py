@@ -8,6 +8,7 @@ list of items, and what was seen at an end is right if it walks through them.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -43,9 +44,16 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def leaves_of(item: Any) -> set[str]:
+    """The items of entries that an item was made of."""
+    shown = f"{item.item}" if isinstance(item, Fail) else text(item)
+    return set(re.findall(r"(?<![A-Za-z0-9])[A-Z]\d+", shown))
+
+
 def chance(tag: str, value: Any) -> float:
     """A number between 0 and 1 that depends on nothing but the stage and the item."""
-    return crc32(f"{tag}|{text(value)}".encode()) / 2**32
+    code = crc32(f"{tag}|{text(value)}".encode())
+    return code * 0x9E3779B1 % 2**32 / 2**32  # or items that hardly differ would share their fate
 
 
 @dataclass
