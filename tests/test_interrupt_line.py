@@ -724,3 +724,28 @@ async def test_stop_and_cancellation_win_over_it() -> None:
                 while not run.failed:
                     await checkpoint()
                 assert run.interrupt() == 0
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_no_call_is_begun_for_what_was_discarded(turns: int) -> None:
+    """Also where a worker has been started for it, or woken, and has not made its first step."""
+    calls: list[str] = []
+
+    async def work(item: str) -> str:
+        calls.append(item)
+        await checkpoint()
+        return item
+
+    with soon():
+        async with Input[str]().map(work, concurrency=2).open() as run:
+            for name in ("cold", "warm"):
+                calls.clear()
+                run.send_nowait(name)
+                for _ in range(turns):
+                    await checkpoint()
+                begun = list(calls)
+                run.interrupt()
+                await settle()
+                assert calls == begun
+                await run.send("between")  # the second time there is a worker that waits
+                await settle()

@@ -406,3 +406,29 @@ async def test_what_a_blocking_source_gave_does_not_wait_for_what_it_has_not() -
                 if item == 2:
                     gate.set()
     assert got == [1, 2, 3]
+
+
+async def test_a_source_whose_thread_begins_late_keeps_nothing_back() -> None:
+    """What it gives before it blocks comes out, however long it had to wait for its seat."""
+    place, let_go, go_on = Threads(1), threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        assert go_on.wait(5)
+        yield 2
+
+    async def hold_the_seat() -> None:
+        await source([0]).map(lambda _: let_go.wait(5), on=place).drain()
+
+    with soon():
+        async with anyio.create_task_group() as group:
+            group.start_soon(hold_the_seat)
+            while place.seats().available_tokens:
+                await anyio.sleep(0.001)
+            async with source(items, on=place).open() as run:
+                await anyio.sleep(0.02)  # longer than a slice
+                let_go.set()
+                results = aiter(run)
+                assert await anext(results) == 1
+                go_on.set()
+                assert [item async for item in results] == [2]

@@ -160,6 +160,8 @@ class Call(Part):
             yield
             return
         key = world.epoch_of(item), self.tag
+        if key[0] != world.epoch:
+            world.crowded.append(f"{self.tag} was called with {item!r} after an interrupt")
         world.running[key] += 1
         try:
             world.tick()

@@ -39,6 +39,7 @@ from anyio import (
 )
 from anyio.lowlevel import RunVar, checkpoint_if_cancelled
 
+from .._backend import soon_caller
 from .._clock import compute
 from .._envelope import HOLE, Envelope, Sentinel
 from .._epoch import Flushed
@@ -900,6 +901,7 @@ class Haul:
         more: whether the source may have more.
         error: what it raised.
         seconds: how long the source has worked.
+        begun: set when the call has begun in its thread, or will not.
         done: set when the call has ended.
         scope: cancelled to tell the source's code to stop, if it asks.
     """
@@ -909,21 +911,25 @@ class Haul:
         self.more = True
         self.error: BaseException | None = None
         self.seconds = 0.0
-        self.done = Event()
+        self.begun, self.done = Event(), Event()
+        self._soon = soon_caller()
         self.scope = CancelScope()
         self._iterator = iterator
 
     def run(self) -> None:
         """Take values from the source until the time is over. Runs in a thread."""
+        with suppress(RuntimeError):  # the loop has been closed
+            self._soon(self.begun.set)
         began = perf_counter()
         end = began + SLICE
         try:
             for _ in range(MOST_IN_A_CALL):
                 value = next(self._iterator)
-                now = perf_counter()
-                self.values.append((value, now))
+                self.values.append((value, perf_counter()))
                 del value
-                if now > end:
+                # Not the time at which it was got: who looks when the slice is over sees all but
+                # what is told of with the end of the call.
+                if perf_counter() > end:
                     return
         except StopIteration:
             self.more = False
@@ -938,4 +944,5 @@ class Haul:
             with self.scope:
                 await at_place(place, self.run)
         finally:
+            self.begun.set()
             self.done.set()

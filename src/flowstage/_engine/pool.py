@@ -344,6 +344,7 @@ class Pool(Runner):
             else:
                 self.workers += 1
                 worker = Worker(slot)
+                worker.seen = self.seen
                 self.group.start_soon(self.work, worker)
 
     def begin_work(self) -> None:
@@ -375,12 +376,14 @@ class Pool(Runner):
 
     async def work(self, worker: Worker) -> None:
         """Process one item after the other, until there is none."""
-        seen = self.seen
+        seen = worker.seen
         process = self.flat if self.is_flat else self.one
         try:
             while True:
                 slot = worker.slot
                 if slot is not None:
+                    if seen != self.frame.epoch.number:
+                        return  # it was interrupted before it had begun
                     await process(slot)
                     if seen != self.frame.epoch.number:
                         return

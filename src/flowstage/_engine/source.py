@@ -649,6 +649,7 @@ class SourceRunner(EntryRunner):
         self._pulling()
         self.frame.spawn_uncounted(partial(haul.bring, place))
         try:
+            await haul.begun.wait()  # the slice is the thread's: a seat may be long in coming
             with move_on_after(SLICE):
                 await haul.done.wait()
             while not haul.done.is_set():

@@ -146,8 +146,10 @@ async def _values(iterable: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     raised: Exception | None = None
     try:
         try:
-            async for value in iterator:
-                yield value
+            while True:
+                yield await iterator.__anext__()  # and keep no reference to it
+        except StopAsyncIteration:
+            pass
         except Exception as error:
             raised = error
         if raised is not None:
