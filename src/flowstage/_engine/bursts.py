@@ -23,9 +23,11 @@ from .._stages import CallStage, FilterStage, FlatMapStage
 from .._wires import Bare, Edge, Enough, Outlet
 from .ahead import Ahead, Outcome, run_on
 from .call import KINDS, CallFailed, has_type
-from .offload import SLICE, Offload, Seat, in_thread
+from .offload import Offload
 from .pool import Slot
 from .runner import Frame, Step, Stopped, own_error
+from .seats import Seat, in_thread
+from .slices import SLICE
 
 BETWEEN_LOOKS = 1e-4
 """Seconds of calls between two looks at the time."""

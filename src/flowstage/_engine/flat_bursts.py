@@ -15,17 +15,10 @@ from typing import Any
 from .._envelope import Envelope, Sentinel
 from .bursts import Burst, BurstOffload
 from .call import CallFailed, has_sentinel, sentinel_given
-from .offload import (
-    MOST_IN_A_CALL,
-    SLICE,
-    Seat,
-    close_quietly,
-    in_thread,
-    iterator_of,
-    run_iterator,
-)
 from .pool import Slot
 from .runner import own_error
+from .seats import Seat, in_thread
+from .slices import MOST_IN_A_CALL, SLICE, close_quietly, iterator_of, run_iterator
 
 
 class FlatBurst(Burst):

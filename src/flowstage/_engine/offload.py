@@ -16,31 +16,22 @@ Workers belong to the run, not to the epoch; everything else about the window is
 
 from __future__ import annotations
 
-import inspect
-import math
-import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from operator import attrgetter, length_hint
+from operator import attrgetter
 from time import perf_counter
 from types import CoroutineType
 from typing import Any
 
 from anyio import (
     CancelScope,
-    CapacityLimiter,
     Event,
     get_cancelled_exc_class,
     move_on_after,
-    sleep,
-    to_thread,
 )
-from anyio.lowlevel import RunVar, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint_if_cancelled
 
-from .._backend import soon_caller
-from .._clock import compute
 from .._envelope import HOLE, Envelope, Sentinel
 from .._epoch import Flushed
 from .._errors import StageTimeout
@@ -50,233 +41,16 @@ from .._wires import Edge, Outlet
 from .call import CallFailed, sentinel_given
 from .pool import Pool, Slot, Worker
 from .runner import Frame, Step, Stopped, own_error
-
-SLICE = 0.002
-"""Seconds after which a call hands back what is done; 60 µs of a call are then 3 % of it."""
-MOST_IN_A_CALL = 256
-
-
-def timed_call(call: Callable[[Envelope], Any], name: str, envelope: Envelope) -> Any:
-    """Call a function and note the time on the item's clock. Runs in a thread."""
-    began = perf_counter()
-    try:
-        return call(envelope)
-    finally:
-        if envelope.clock is not None:
-            compute(envelope.clock, name, perf_counter() - began)
-
-
-def run_slice(
-    call: Callable[[Envelope], Any], envelopes: Sequence[Envelope], seconds: float
-) -> tuple[list[tuple[Any, BaseException | None]], float]:
-    """Call a function for one item after the other until the time is over. Runs in a thread."""
-    answers: list[tuple[Any, BaseException | None]] = []
-    began = perf_counter()
-    end = began + seconds
-    for envelope in envelopes:
-        try:
-            answers.append((call(envelope), None))
-        except BaseException as error:  # carried to the loop, where the guard looks at it
-            answers.append((None, error))
-            if not isinstance(error, Exception):
-                break
-        if perf_counter() > end:
-            break
-    return answers, perf_counter() - began
-
-
-def run_flat_slice(
-    call: Callable[[Envelope], Any],
-    name: str,
-    envelopes: Sequence[Envelope],
-    seconds: float,
-    most: int,
-) -> tuple[list[tuple[list[Any], Iterator[Any] | None, BaseException | None]], float]:
-    """Make the values of one item after the other until the time is over. Runs in a thread.
-
-    The time that each took is noted on its clock, in the name of the stage.
-
-    Returns:
-        for each item begun its values, its iterator if there may be more, and what it raised; and
-        the seconds that it took. Only the last item can have more.
-    """
-    answers: list[tuple[list[Any], Iterator[Any] | None, BaseException | None]] = []
-    began = perf_counter()
-    end = began + seconds
-    for envelope in envelopes:
-        started = 0.0 if envelope.clock is None else perf_counter()
-        iterator, error = begin_iterator(call, envelope)
-        values: list[Any] = []
-        more = False
-        if iterator is not None and type(iterator) in _MADE and length_hint(iterator) <= most:
-            values = list(iterator)  # no code of the user's runs, so there is no time to watch
-        elif iterator is not None:
-            left = max(0.0, end - perf_counter())
-            values, _, more, error = run_iterator(iterator, left, most)
-        if envelope.clock is not None:
-            compute(envelope.clock, name, perf_counter() - started)
-        answers.append((values, iterator if more or error is not None else None, error))
-        most -= len(values)
-        if more or most <= 0 or perf_counter() > end:
-            break
-        if error is not None and not isinstance(error, Exception):
-            break
-    return answers, perf_counter() - began
-
-
-_MADE: tuple[type, ...] = (type(iter(())), type(iter([])))
-
-
-def run_iterator(
-    iterator: Iterator[Any], seconds: float, most: int
-) -> tuple[list[Any], list[float], bool, BaseException | None]:
-    """Take values from an iterator until the time is over. Runs in a thread.
-
-    Returns:
-        the values, when each was got, whether there may be more, and what the iterator raised.
-    """
-    values: list[Any] = []
-    times: list[float] = []
-    end = perf_counter() + seconds
-    try:
-        while len(values) < most:
-            values.append(next(iterator))
-            now = perf_counter()
-            times.append(now)
-            if now > end:
-                break
-    except StopIteration:
-        return values, times, False, None
-    except BaseException as error:
-        return values, times, False, error
-    return values, times, True, None
-
-
-class Seat:
-    """One seat of a place, taken before there is work and given back as soon as it is done.
-
-    Attributes:
-        late: its owner still works for an epoch that is over, and is counted as alive until it ends.
-    """
-
-    __slots__ = ("_seats", "_taken", "late")
-
-    def __init__(self, place: Threads) -> None:
-        self._seats = place.seats()
-        self._taken = self.late = False
-
-    @property
-    def free(self) -> int:
-        """Seats that nobody has."""
-        return int(self._seats.available_tokens)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody waits for a seat of this place."""
-        return self._seats.statistics().tasks_waiting > 0
-
-    async def take(self) -> None:
-        """Wait for a seat, in turn with everybody who wants one of this place."""
-        await self._seats.acquire_on_behalf_of(self)
-        self._taken = True
-
-    def leave(self) -> None:
-        """Give the seat back, unless that has been done."""
-        if self._taken:
-            self._taken = False
-            self._seats.release_on_behalf_of(self)
-
-    async def take_back(self) -> None:
-        """Take the seat again after a rest, if the run still goes on."""
-        if not self._taken:
-            await self.take()
-
-    async def rest(self, seconds: float) -> None:
-        """Give the seat to others for a while."""
-        if seconds > 0:
-            self.leave()
-            await sleep(seconds)
-            await self.take()
-
-
-class ThreadCall:
-    """One call in a thread, which can be seen to its end whoever is cancelled.
-
-    A shield holds against cancel scopes only. When asyncio shuts down it cancels every task natively,
-    anyio then lets go of the thread, and the run would end while user code goes on in it.
-    """
-
-    __slots__ = ("_args", "_ended", "_loop", "_turn", "_wake", "_work")
-
-    def __init__(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._work, self._args = work, args
-        self._turn = [True]  # whoever takes this out first decides: it begins, or it never will
-        self._ended = False
-        self._loop: Any = None
-        self._wake: Any = None
-
-    def run(self) -> Any:
-        """Make the call, unless nobody waits for it any more. Runs in a thread."""
-        try:
-            self._turn.pop()
-        except IndexError:
-            return None
-        try:
-            return self._work(*self._args)
-        finally:
-            self._ended = True
-            if self._wake is not None:
-                with suppress(RuntimeError):  # the loop has been closed in spite of us
-                    self._loop.call_soon_threadsafe(self._wake)
-
-    async def outlast(self) -> None:
-        """After a cancellation: wait until no thread runs the call."""
-        try:
-            self._turn.pop()
-        except IndexError:
-            if self._ended:  # it has raised the cancellation itself
-                return
-            event = Event()
-            self._loop = sys.modules["asyncio"].get_running_loop()
-            self._wake = event.set
-            while not self._ended:
-                with suppress(get_cancelled_exc_class()), CancelScope(shield=True):
-                    await event.wait()
-
-
-async def in_thread(work: Callable[..., Any], *args: Any) -> Any:
-    """Run work in a thread to its end, for a caller that has a seat."""
-    call = ThreadCall(work, args)
-    try:
-        return await to_thread.run_sync(call.run, limiter=_no_limit())
-    except get_cancelled_exc_class():
-        # A scope's cancellation comes before the call or after it; in between it can only be native.
-        await call.outlast()
-        raise
-
-
-_unlimited: RunVar[CapacityLimiter] = RunVar("flowstage.unlimited")
-
-
-def _no_limit() -> CapacityLimiter:
-    """Give a limiter that does not limit: the seat has been counted already."""
-    try:
-        return _unlimited.get()
-    except LookupError:
-        limiter = CapacityLimiter(math.inf)
-        _unlimited.set(limiter)
-        return limiter
-
-
-async def at_place(place: Threads, work: Callable[..., Any], *args: Any) -> Any:
-    """Take a seat, run work in a thread, give the seat back."""
-    seat = Seat(place)
-    await seat.take()
-    try:
-        return await in_thread(work, *args)
-    finally:
-        seat.leave()
-
+from .seats import Seat, in_thread
+from .slices import (
+    MOST_IN_A_CALL,
+    SLICE,
+    close_quietly,
+    read_slice,
+    run_flat_slice,
+    run_slice,
+    timed_call,
+)
 
 _number = attrgetter("number")
 
@@ -828,121 +602,3 @@ class Offload(Pool):
             if iterator is not None and hasattr(iterator, "close"):
                 with CancelScope(shield=True):
                     await in_thread(close_quietly, iterator)
-
-
-def read_slice(
-    call: Callable[[Envelope], Any],
-    envelope: Envelope,
-    iterator: Iterator[Any] | None,
-    seconds: float,
-    most: int,
-) -> tuple[Iterator[Any] | None, list[Any], bool, BaseException | None]:
-    """Begin to read what a `flat_map` makes of an item, or go on. Runs in a thread.
-
-    Returns:
-        the iterator, the values, whether there may be more, and what was raised.
-    """
-    if iterator is None:
-        iterator, error = begin_iterator(call, envelope)
-        if iterator is None:
-            return None, [], False, error
-    values, _, more, error = run_iterator(iterator, seconds, most)
-    return iterator, values, more, error
-
-
-def begin_iterator(
-    call: Callable[[Envelope], Any], envelope: Envelope
-) -> tuple[Iterator[Any] | None, BaseException | None]:
-    """Call the function of a `flat_map` and make an iterator of what it gives. Runs in a thread."""
-    try:
-        iterator = iterator_of(call(envelope))
-        return iterator if envelope.context is None else children(envelope, iterator), None
-    except BaseException as error:  # carried to the loop, where the guard looks at it
-        return None, error
-
-
-def children(envelope: Envelope, values: Any) -> Iterator[Any]:
-    """Put each value into an envelope as it is made, for a function that may change the context.
-
-    Read ahead, and with the context copied afterwards, all would have what the last one left there.
-    """
-    try:
-        for value in values:
-            yield value if type(value) is Sentinel else envelope.child(value)
-    finally:
-        if hasattr(values, "close"):
-            values.close()
-
-
-def iterator_of(values: Any) -> Iterator[Any]:
-    """Make an iterator of what the function of a `flat_map` gave.
-
-    Raises:
-        TypeError: it is no plain iterable.
-    """
-    if hasattr(values, "__aiter__") or inspect.iscoroutine(values):
-        if inspect.iscoroutine(values):
-            values.close()
-        raise TypeError("a flat_map in threads takes a plain function giving a plain iterable")
-    return iter(values)
-
-
-def close_quietly(iterator: Any) -> None:
-    """Close a generator; its error, if any, comes after the one that made us close it."""
-    with suppress(Exception):
-        iterator.close()
-
-
-class Haul:
-    """What a blocking source gives in one call to its place, there to be taken as it comes.
-
-    Attributes:
-        values: each with the time at which it was got; filled in the thread, emptied on the loop.
-        more: whether the source may have more.
-        error: what it raised.
-        seconds: how long the source has worked.
-        begun: set when the call has begun in its thread, or will not.
-        done: set when the call has ended.
-        scope: cancelled to tell the source's code to stop, if it asks.
-    """
-
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self.values: deque[tuple[Any, float]] = deque()
-        self.more = True
-        self.error: BaseException | None = None
-        self.seconds = 0.0
-        self.begun, self.done = Event(), Event()
-        self._soon = soon_caller()
-        self.scope = CancelScope()
-        self._iterator = iterator
-
-    def run(self) -> None:
-        """Take values from the source until the time is over. Runs in a thread."""
-        with suppress(RuntimeError):  # the loop has been closed
-            self._soon(self.begun.set)
-        began = perf_counter()
-        end = began + SLICE
-        try:
-            for _ in range(MOST_IN_A_CALL):
-                value = next(self._iterator)
-                self.values.append((value, perf_counter()))
-                del value
-                # Not the time at which it was got: who looks when the slice is over sees all but
-                # what is told of with the end of the call.
-                if perf_counter() > end:
-                    return
-        except StopIteration:
-            self.more = False
-        except BaseException as error:  # carried to the loop, where the guard looks at it
-            self.more, self.error = False, error
-        finally:
-            self.seconds = perf_counter() - began
-
-    async def bring(self, place: Threads) -> None:
-        """Make the call, as a task of its own, so that what is there need not wait for its end."""
-        try:
-            with self.scope:
-                await at_place(place, self.run)
-        finally:
-            self.begun.set()
-            self.done.set()

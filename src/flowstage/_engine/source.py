@@ -52,8 +52,10 @@ from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
 from .call import has_sentinel
 from .chain import STRIDE, Chain
-from .offload import SLICE, Haul, at_place
+from .haul import Haul
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
+from .seats import at_place
+from .slices import SLICE
 from .values import DONE, Values, read
 
 READ_IN_A_THREAD = "read it in a thread, with source(..., on=Threads(1))"
