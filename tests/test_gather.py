@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from flowstage import Failure, Graph, GraphError, Input, Sentinel, Threads, gather, merge, zip
+from flowstage import Failure, Flow, Graph, GraphError, Input, Sentinel, Threads, gather, merge, zip
 
 from .accounts import check_accounts, soon
 from .harness import no_leaks
@@ -205,13 +205,21 @@ def test_refused_at_its_line(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in REFUSED if kind != "failures"])
 async def test_above_the_fork_they_are_welcome(kind: str) -> None:
-    above = REFUSED[kind](Input[int]("x"))
-    flow = gather(above.map(lambda v: v), above.map(lambda v: v))
-    if kind in ("route", "balance"):
-        return
-    rows = await flow.collect(range(3))
-    assert rows
-    assert all(a == b for a, b in rows)
+    x = Input[int]("x")
+    rest: dict[str, Flow[Any, Any]] = {}
+    if kind == "route":
+        ways = x.route(odd, [0, 1])
+        above, rest = ways[0], {"rest": ways[1]}
+    elif kind == "balance":
+        above, rest["rest"] = x.balance(2)
+    else:
+        above = REFUSED[kind](x)
+    rows = gather(above.map(lambda v: v), above.map(lambda v: [v]))
+    graph = Graph(rows=rows, above=above.map(lambda v: v), **rest)
+    with no_leaks(), soon():
+        out = await graph.collect(range(3))
+    assert out["rows"] == [(one, [one]) for one in out["above"]]
+    assert out["rows"]
 
 
 def test_flows_of_different_entries_are_refused() -> None:

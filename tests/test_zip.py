@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
 from flowstage import Failure, GraphError, Input, Sentinel, source, zip
@@ -45,11 +46,15 @@ async def test_strict_with_equal_lengths() -> None:
 
 
 async def test_strict_with_sentinels_at_the_end() -> None:
-    """A sentinel is no item: it makes no difference to the lengths."""
-    s = Sentinel("s")
-    flow = zip(source([1, s, s]), source([2]), strict=True)
-    async with flow.open() as run:
-        assert (1, 2) in [event async for event in run.events()]
+    """A sentinel is no item: it makes no difference to the lengths, and none is lost or doubled."""
+    s, t, last = Sentinel("s"), Sentinel("t"), Sentinel("last")
+    flow = zip(source([1, s, t]), source([2, last]), strict=True)
+    with no_leaks(), soon():
+        async with flow.open() as run:
+            events = [event async for event in run.events()]
+    assert [event for event in events if not isinstance(event, Sentinel)] == [(1, 2)]
+    assert sorted(e.value for e in events if isinstance(e, Sentinel)) == ["last", "s", "t"]
+    assert events.index(s) < events.index(t)
 
 
 async def test_a_sentinel_goes_on_when_the_first_input_brings_it() -> None:
@@ -67,16 +72,29 @@ async def test_a_sentinel_goes_on_when_the_first_input_brings_it() -> None:
 
 async def test_an_item_that_comes_while_a_sentinel_is_passed_is_seen() -> None:
     """A lost wake-up: the zip waited for an item that was there already."""
-    a, b = Input[Any]("a"), Input[Any]("b")
-    with soon():
-        async with zip(a, b).open(buffer=1) as run:
-            for number in range(3):
-                await run.send(number, to=b)
-                if number:
-                    break
-            await settle()
-            run.send_nowait("a", to=a)
-            assert await anext(run.events()) == ("a", 0)
+    a, b = Input[int]("a"), Input[int]("b")
+    gate = anyio.Event()
+
+    async def hold(number: int) -> int:
+        if number:
+            await gate.wait()
+        return number
+
+    with no_leaks(), soon():
+        async with zip(a.map(hold), b).open(buffer=1) as run, anyio.create_task_group() as group:
+            await run.send(0, to=a)
+            await run.send(0, to=b)
+            await settle()  # a row fills the way out
+            await run.send(1, to=a)
+            group.start_soon(run.send_sentinel, "s")
+            await settle()  # b has brought the sentinel, for which there is no room
+            await run.send(1, to=b)
+            gate.set()
+            await settle()  # now both items are there
+            events = run.events()
+            got = [await anext(events) for _ in range(3)]
+            assert got == [(0, 0), Sentinel("s"), (1, 1)]
+            run.finish()
 
 
 async def test_a_failure_makes_the_pair_one() -> None:

@@ -8,10 +8,11 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from benchmarks.functions import plus_one, plus_one_async
-from benchmarks.model import Figure, Measured, Program, Workload, WrongResult
+from benchmarks.model import Figure, Measured, Program, Target, Workload, WrongResult
 
 BUILD = Figure("build", "µs a stage, written")
 OPEN = Figure("open", "µs a stage, opened")
+READY = Figure("ready", "µs a stage, written and opened")
 FIRST = Figure("first", "µs a stage, one item through it")
 LEAVE = Figure("leave", "µs a stage, left")
 
@@ -63,7 +64,8 @@ def _measured(stages: int, result: int, *moments: float) -> Measured:
         raise WrongResult(f"{result!r}, not {stages}")
     ends = [*moments[1:], perf_counter()]
     parts = zip((BUILD, OPEN, FIRST, LEAVE), moments, ends, strict=True)
-    return Measured({part.name: (end - begin) * 1e6 / stages for part, begin, end in parts})
+    took = {part.name: (end - begin) * 1e6 / stages for part, begin, end in parts}
+    return Measured({**took, READY.name: took[BUILD.name] + took[OPEN.name]})
 
 
 WORKLOAD = Workload(
@@ -72,7 +74,7 @@ WORKLOAD = Workload(
     items=1_000,
     quick_items=1_000,
     warm_up=10,
-    figures=(BUILD, OPEN, FIRST, LEAVE),
+    figures=(BUILD, OPEN, READY, FIRST, LEAVE),
     programs=(
         Program(
             "flowstage, async stages",
@@ -83,5 +85,9 @@ WORKLOAD = Workload(
             "flowstage, inline stages", partial(flowstage_open, plus_one), needs=("flowstage",)
         ),
         Program("bare tasks and streams", bare_tasks),
+    ),
+    targets=tuple(  # half a second for a graph of a thousand stages
+        Target(500.0, subject=f"flowstage, {kind} stages", figure=READY.name, relation="value")
+        for kind in ("async", "inline")
     ),
 )
