@@ -160,3 +160,20 @@ def test_flows_with_a_common_ancestor_are_refused() -> None:
     x = Input[int]("x")
     with pytest.raises(GraphError, match=r"both grow from 'x' would deadlock.*use merge\(\)"):
         concat(x.map(str), x)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_a_sentinel_right_after_the_end_of_an_input(settled: bool) -> None:
+    """It does not pass through an input that takes no more, and so ahead of what was sent elsewhere."""
+    a, b = Input[str]("a"), Input[str]("b")
+    with soon():
+        async with concat(a, b).open() as run:
+            await run.send("a1", to=a)
+            run.finish(to=a)
+            if settled:
+                await settle()
+            await run.send("b1", to=b)
+            await run.send_sentinel("s")
+            await run.send("b2", to=b)
+            run.finish()
+            assert [event async for event in run.events()] == ["a1", "b1", Sentinel("s"), "b2"]

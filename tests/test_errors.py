@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -725,3 +727,45 @@ async def test_an_observer_that_ends_the_program() -> None:
         fn = abs if "on" in options else same
         with soon(), pytest.raises(KeyboardInterrupt):
             await Input[int]().map(fn, **options).collect([1], observers=[Observer()])
+
+
+async def test_what_failed_is_let_go_at_once() -> None:
+    """No circle of an error, its traceback and a frame keeps items for the garbage collector."""
+
+    class Item:
+        pass
+
+    alive: weakref.WeakSet[Item] = weakref.WeakSet()
+
+    def items() -> Iterator[Item]:
+        for _ in range(50):
+            item = Item()
+            alive.add(item)
+            yield item
+            del item
+
+    def refuse_all(item: Any) -> Any:
+        raise ValueError
+
+    async def refuse_all_later(item: Any) -> Any:
+        await checkpoint()
+        raise ValueError
+
+    flows = {
+        "inline": Input[Any]().map(refuse_all),
+        "behind an edge": Input[Any]().buffer(7).map(refuse_all),
+        "async": Input[Any]().map(refuse_all_later),
+        "pool": Input[Any]().map(refuse_all_later, concurrency=3),
+        "threads": Input[Any]().map(refuse_all, on=Threads(2)),
+        "retried": Input[Any]().map(refuse_all, retry=Retry(2)),
+        "flat": Input[Any]().flat_map(refuse_all),
+    }
+    gc.collect()
+    gc.disable()
+    try:
+        for flow in flows.values():
+            await flow.collect(items, on_error="skip")
+            assert len(alive) <= 1  # the last one is the cause that `call` would name
+            alive.clear()
+    finally:
+        gc.enable()

@@ -110,7 +110,29 @@ async def test_a_failure_makes_the_pair_one() -> None:
     assert await zip(skipping, source([0, 1, 2])).collect([0, 1, 2]) == [(0, 0), (2, 1)]
 
 
+@pytest.mark.parametrize("strict", ["no", 1, None, 0.0])
+def test_strict_is_true_or_false(strict: Any) -> None:
+    with pytest.raises(TypeError, match=r"^strict must be True or False, not "):
+        zip(Input[int]("a"), Input[int]("b"), strict=strict)
+
+
 def test_flows_with_a_common_ancestor_are_refused() -> None:
     x = Input[int]("x")
     with pytest.raises(GraphError, match=r"both grow from 'x' would deadlock.*use gather\(\)"):
         zip(x.map(str), x.map(int))
+
+
+@pytest.mark.parametrize("first", [False, True])
+async def test_strict_need_not_hear_from_everybody(first: bool) -> None:
+    """One has ended and another one has an item: the lengths differ, whatever the third one does."""
+    a, b, c = Input[int]("a"), Input[int]("b"), Input[int]("c")
+    with soon(), pytest.raises(ValueError, match=r"ended first: 0$"):
+        async with zip(a, b, c, strict=True).open() as run:
+            if first:
+                await run.send(1, to=b)
+            run.finish(to=a)
+            if not first:
+                await settle()
+                await run.send(1, to=b)
+            async for _ in run:
+                raise AssertionError("a row")

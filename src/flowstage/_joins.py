@@ -232,6 +232,7 @@ def zip(*flows: Flow[Any, Any], strict: bool = False) -> Flow[Any, Any]:
 
     Raises:
         GraphError: two of the flows have a stage in common.
+        TypeError: `strict` is neither true nor false.
         ValueError: no flows, or the same flow twice.
 
     Example:
@@ -240,6 +241,8 @@ def zip(*flows: Flow[Any, Any], strict: bool = False) -> Flow[Any, Any]:
         >>> anyio.run(zip(source([1, 2, 3]), source("a b".split())).collect)
         [(1, 'a'), (2, 'b')]
     """
+    if not isinstance(strict, bool):
+        raise TypeError(f"strict must be True or False, not {safe_repr(strict)}")
     ports = _ports("zip", flows)
     check_independent("zip", ports)
     return _join(ZipStage("zip", strict), ports)

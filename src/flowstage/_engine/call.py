@@ -110,7 +110,10 @@ class CallStep(Step):
             if retry is None or not retry.again(error, failures):
                 if self.hooks is not None:
                     await self.hooks.after(value, None, error, envelope.context)
-                raise CallFailed(error, failures) from None
+                try:
+                    raise CallFailed(error, failures) from None
+                finally:
+                    del error  # or this frame and its traceback would keep each other, and the item
             self.tally.retries += 1
             await sleep(retry.wait(failures))  # of 0 s: a turn for others, however many tries
         if self.hooks is not None:

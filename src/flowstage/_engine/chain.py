@@ -425,8 +425,11 @@ class Chain(Runner):
                 if seen != epoch.number:
                     return [(number, None, raised)]
                 count = len(out) if kind == "map" else count
-                failed: list[Piece] = [(number, values[count], raised)]
-                return self.pieces(number, values, count, out, failed, began)
+                failed: Piece = (number, values[count], raised)
+                try:
+                    return self.pieces(number, values, count, out, [failed], began)
+                finally:
+                    del failed  # or this frame and the error's traceback would keep each other
             if seen != epoch.number:  # a function of these interrupted the run
                 self.check()
             if count < size or (kind == "map" and has_sentinel(out)):

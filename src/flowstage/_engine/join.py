@@ -228,18 +228,26 @@ class ZipRunner(RowRunner):
         assert isinstance(stage, ZipStage)
         if not stage.strict:
             return
-        for number, edge in enumerate(self.inlets):
-            while self.heads[number] is EMPTY and not self.over(edge):
-                self.heads[number] = await self.next_of(edge)
-                if self.heads[number] is EMPTY and not self.over(edge):
-                    await self.wait_item([edge])
-        if any(head is not EMPTY for head in self.heads):
-            ended = [str(n) for n, head in enumerate(self.heads) if head is EMPTY]
-            error = ValueError(
-                f"zip(strict=True) got flows of different lengths; ended first: {', '.join(ended)}"
-            )
-            self.frame.fail(Failure(self.steps[0].name, NO_ITEM, error, 1))
-            raise Stopped
+        while True:
+            for number, edge in enumerate(self.inlets):
+                if self.heads[number] is EMPTY:
+                    self.heads[number] = await self.next_of(edge)
+            if any(head is not EMPTY for head in self.heads):
+                break  # one has an item for which another one has no partner any more
+            still_open = [edge for edge in self.inlets if not self.over(edge)]
+            if not still_open:
+                return
+            await self.wait_item(still_open)
+        ended = [
+            str(number)
+            for number, edge in enumerate(self.inlets)
+            if self.heads[number] is EMPTY and self.over(edge)
+        ]
+        error = ValueError(
+            f"zip(strict=True) got flows of different lengths; ended first: {', '.join(ended)}"
+        )
+        self.frame.fail(Failure(self.steps[0].name, NO_ITEM, error, 1))
+        raise Stopped
 
 
 class ConcatRunner(JoinRunner):

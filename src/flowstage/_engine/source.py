@@ -255,6 +255,9 @@ class EntryRunner(Chain):
 class InputRunner(EntryRunner):
     """A push input: `send` places items itself while there is room, the pump does the rest."""
 
+    def takes_sentinels(self) -> bool:
+        return super().takes_sentinels() and not self.line.closed  # it has ended, or is about to
+
     def place(self, envelope: Envelope) -> bool:
         """Place an item now; tell whether there was room, and nobody in line.
 
