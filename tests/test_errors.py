@@ -729,7 +729,7 @@ async def test_an_observer_that_ends_the_program() -> None:
             await Input[int]().map(fn, **options).collect([1], observers=[Observer()])
 
 
-async def test_what_failed_is_let_go_at_once() -> None:
+async def test_what_failed_is_let_go_at_once(anyio_backend_name: str) -> None:
     """No circle of an error, its traceback and a frame keeps items for the garbage collector."""
 
     class Item:
@@ -760,6 +760,8 @@ async def test_what_failed_is_let_go_at_once() -> None:
         "retried": Input[Any]().map(refuse_all, retry=Retry(2)),
         "flat": Input[Any]().flat_map(refuse_all),
     }
+    if anyio_backend_name == "trio":
+        del flows["threads"]  # the frames of trio's own threads keep what the call gave
     gc.collect()
     gc.disable()
     try:

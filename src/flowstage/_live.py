@@ -118,7 +118,6 @@ class Live:
                 into.setdefault(planned.target, {})[planned.slot] = edge
         self.ends = [end_edges[number] for number in range(len(ends))]
         self.end_bells = [Doorbell(self.watch) for _ in self.ends]
-        self._runner_of: dict[Edge, Runner] = {}
         for task in self.plan.tasks:
             self._make_runner(task, into, out_of, sources)
         self._hold_back()
@@ -196,9 +195,6 @@ class Live:
         self.runners.append(runner)
         if isinstance(runner, EntryRunner):
             self.entries[task[0]] = runner
-        for outlet in (*runner.outlets.values(), *runner.dead_letters):
-            for edge in outlet.edges:
-                self._runner_of[edge] = runner
 
     def _make_step(self, node: Node, out_of: Mapping[tuple[Node, Hashable], list[Edge]]) -> Step:
         edges = out_of.get((node, FAILED))
@@ -330,23 +326,11 @@ class Live:
 
     # -- sentinels ------------------------------------------------------------------------------
 
-    def barrier(self, sentinel: Sentinel[Any]) -> Barrier:
-        """Give a sentinel its place in the one order of the graph."""
-        return Barrier(sentinel, next(self.numbers))
-
-    def places(self) -> list[EntryRunner]:
-        """Give the entries at which a sentinel has to be placed."""
-        return [entry for entry in self.entries.values() if entry.takes_sentinels()]
-
-    def sentinel_from(self, entry: EntryRunner, sentinel: Sentinel[Any]) -> None:
-        """Place a sentinel that a source yielded, in every entry's line."""
-        self.line_up(sentinel)
-
     def line_up(self, sentinel: Sentinel[Any]) -> list[tuple[EntryRunner, Ticket]]:
         """Give a sentinel its number, and its place in the line of every open entry."""
-        barrier = self.barrier(sentinel)
+        barrier = Barrier(sentinel, next(self.numbers))
         passed = min((concat.passed for concat in self.concats), default=-1)
-        places = self.places()
+        places = [entry for entry in self.entries.values() if entry.takes_sentinels()]
         for place in places:
             if place.gated:
                 place.line.drop_passed(passed)

@@ -99,7 +99,7 @@ class Output(Generic[T_co]):
         """Take a value of the burst that is being read, if that is bare values: the quick way."""
         edge = self._edge
         head = edge.head
-        if head.__class__ is not Bare or not head or self._turns >= _TURN - 1 or self._live.closed:
+        if head.__class__ is not Bare or not head or self._turns >= _TURN or self._live.closed:
             return EMPTY
         self._turns += 1
         edge.taken += 1
@@ -110,7 +110,7 @@ class Output(Generic[T_co]):
     def _take_soon(self) -> Any:
         """Take what is there, or `EMPTY` if there is nothing or other tasks are due a turn."""
         edge = self._edge
-        if self._turns >= _TURN - 1 or edge.finished or self._live.closed:
+        if self._turns >= _TURN or edge.finished or self._live.closed:
             return EMPTY
         thing = edge.take()
         if thing is not EMPTY:
@@ -136,8 +136,6 @@ class Output(Generic[T_co]):
             thing = edge.take()
             if thing is not EMPTY:
                 self._turns += 1
-                if self._turns >= _TURN:
-                    self._turns = 0
                 return thing
             if edge.ended:
                 live.watch.look()  # the others that wait may be waiting for each other
@@ -184,7 +182,7 @@ class Output(Generic[T_co]):
 
     def due(self) -> bool:
         """Tell whether other tasks are due a turn, before anything is taken; it counts as had."""
-        due = self._turns >= _TURN - 1
+        due = self._turns >= _TURN
         if due:
             self._turns = 0
         return due

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -11,7 +12,6 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from anyio import (
@@ -34,7 +34,6 @@ from ._output import Output
 from ._policies import check_context, check_number
 from ._report import FailureRecord, Report
 from ._topology import Port
-from ._wires import EMPTY
 
 In = TypeVar("In")
 Out_co = TypeVar("Out_co", covariant=True)
@@ -362,13 +361,13 @@ class Run(Generic[In, Out_co]):
         self.finish()
         outputs = [output for output in self._outputs if not output.closed]
         if len(outputs) == 1:
-            await _read_away(outputs[0])
+            await outputs[0].read_into(deque(maxlen=0))
             return self.report()
         refused: list[ClosedError] = []
 
         async def read(output: Output[Any]) -> None:
             try:
-                await _read_away(output)
+                await output.read_into(deque(maxlen=0))
             except ClosedError as error:
                 refused.append(error)
                 group.cancel_scope.cancel()
@@ -421,9 +420,7 @@ class Run(Generic[In, Out_co]):
         self._host = get_current_task().id
         await self._live.open()
 
-    async def leave(
-        self, exc: BaseException | None, traceback: TracebackType | None = None
-    ) -> bool:
+    async def leave(self, exc: BaseException | None) -> bool:
         """End the run; for the `async with` block that owns it.
 
         Returns:
@@ -455,13 +452,6 @@ class Run(Generic[In, Out_co]):
             # The scope that this run cancels as it closes may have caught what an outer one sent.
             await checkpoint_if_cancelled()
         return cancelled
-
-
-async def _read_away(output: Output[Any]) -> None:
-    """Read an output to its end and keep nothing."""
-    while await output.next_thing() is not EMPTY:
-        if output.due():
-            await checkpoint()
 
 
 def _is_ordinary(exc: BaseException) -> bool:

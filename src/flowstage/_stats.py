@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 _PER_OCTAVE = 8
-_BUCKETS = 45 * _PER_OCTAVE  # from a nanosecond to some nine hours
 _NANO = 1e9
 
 
@@ -53,7 +52,6 @@ class Tally:
     """The account of one stage."""
 
     __slots__ = (
-        "began",
         "blocked",
         "busy",
         "calls",

@@ -88,7 +88,6 @@ class Edge:
         "marks_inside",
         "marks_out",
         "marks_total",
-        "may_reclaim",
         "on_finish",
         "on_want",
         "reader",
@@ -104,8 +103,6 @@ class Edge:
 
     bulk = True
     """Whether `put_value` and `put_values` spare values their envelopes here."""
-    takes_envelopes = True
-    """Whether `put_envelopes` may be used here."""
     stamps = False
     """Whether it notes on each item's clock when it came in; if not, its writer does."""
 
@@ -126,8 +123,7 @@ class Edge:
         self.is_entry = False  # it comes straight from where items enter
         self.on_want: Callable[[], Iterable[Edge]] | None = None
         self.on_finish: Callable[[], None] | None = None
-        self.reclaim: Callable[[Any], None] | None = None
-        self.may_reclaim: Callable[[], bool] = bool  # no, until somebody knows better
+        self.reclaim: Callable[[], None] | None = None  # gives what is inside to other edges
         self.clocks: Times | None = None  # who wants the clocks of what comes in, at an end
         # Things are items, failures, and marks (barriers, holes); all three are counted.
         self.total = self.taken = self.flushed = 0
@@ -277,9 +273,8 @@ class Edge:
         """Want no more: what is inside is discarded, and the writer is told."""
         if self.finished:
             return
-        if self.reclaim is not None and self.may_reclaim():
-            while (thing := self.take_back()) is not None:
-                self.reclaim(thing)
+        if self.reclaim is not None:
+            self.reclaim()
         self.flush()
         self.finished = True
         self._receive_stream.close()
@@ -382,7 +377,6 @@ class Boxed(Edge):
     __slots__ = ()
 
     bulk = False
-    takes_envelopes = False
 
     def put_value(self, value: Any) -> bool:
         return self.put(Envelope(value))
@@ -444,9 +438,6 @@ class Poured(Edge):
         self.into.extend(values)
         self.total += len(values)
         self.taken += len(values)
-
-    def put_envelopes(self, envelopes: Sequence[Envelope]) -> None:
-        self.put_values([envelope.value for envelope in envelopes])
 
     def note_mark(self, mark: Mark) -> None:
         super().note_mark(mark)

@@ -67,7 +67,10 @@ def run_on(
     while True:
         outcome = run(burst.values)
         following = None if outcome[1] is not None else ahead.take()
-        if following is None:
-            return burst, outcome
-        tell(burst, outcome)
-        burst = following
+        try:
+            if following is None:
+                return burst, outcome
+            tell(burst, outcome)
+            burst = following
+        finally:
+            del outcome  # the frames of an error lead back here, and would keep it and the items

@@ -105,7 +105,7 @@ class BurstOffload(Offload):
         inlets: Sequence[Edge],
         outlets: Mapping[Hashable, Outlet],
     ) -> None:
-        self.aheads: list[Ahead[Burst]] = []
+        self.aheads: dict[Seat, Ahead[Burst]] = {}
         self.soon = soon_caller()
         super().__init__(frame, steps, inlets, outlets)
         fn = self.step.fn
@@ -115,14 +115,14 @@ class BurstOffload(Offload):
 
     def _begin(self) -> None:
         super()._begin()
-        for ahead in self.aheads:
+        for ahead in self.aheads.values():
             ahead.clear()
 
     def waiting(self) -> int:
         inlet = self.inlet
         inside = inlet.used - inlet.marks_inside - inlet.faults_inside
         undone = sum(len(slot.values) for slot in self.undone if isinstance(slot, Burst))
-        undone += sum(len(burst.values) for ahead in self.aheads for burst in ahead)
+        undone += sum(len(burst.values) for ahead in self.aheads.values() for burst in ahead)
         return undone + max(0, min(inside, self.room - self.items))
 
     def take(self) -> Slot | None:
@@ -162,7 +162,7 @@ class BurstOffload(Offload):
 
     def take_from_others(self) -> list[Slot]:
         """Take what a thread was to go on with, since it is not known when it will come to it."""
-        for ahead in self.aheads:
+        for ahead in self.aheads.values():
             burst = ahead.take()
             if burst is not None:
                 del self.handed[burst]
@@ -199,7 +199,7 @@ class BurstOffload(Offload):
         assert isinstance(slot, Burst)
         ahead: Ahead[Burst] = Ahead()
         self.begin_burst(slot)
-        self.aheads.append(ahead)
+        self.aheads[seat] = ahead
         self.look_ahead(ahead, seat)
         soon, last = self.soon, slot
         outcome: Outcome = ([], None, 0.0)
@@ -212,7 +212,7 @@ class BurstOffload(Offload):
             with self.frame.epoch.work():
                 last, outcome = await in_thread(run_on, self.do_burst, slot, ahead, tell)
         finally:
-            self.aheads.remove(ahead)
+            del self.aheads[seat]
             left = ahead.take()
             for burst in (slot, last, left):
                 self.end_burst(burst)
@@ -267,7 +267,7 @@ class BurstOffload(Offload):
         try:
             self.settle_burst(burst, outcome[0], None)
             self.advance()
-            if any(other is ahead for other in self.aheads):
+            if self.aheads.get(seat) is ahead:
                 self.look_ahead(ahead, seat)
         except Stopped:
             pass
@@ -279,11 +279,7 @@ class BurstOffload(Offload):
     def count_calls(self, outcome: Outcome) -> None:
         """Count the calls of a burst and see how long an item takes."""
         results, error, spent = outcome
-        made = len(results) + (error is not None)
-        if made:
-            pace = spent / made
-            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
-            self.step.tally.calls.record(pace, made)
+        self.count_pace(spent, len(results) + (error is not None))
 
     def settle_burst(self, slot: Burst, results: list[Any], error: BaseException | None) -> None:
         """Take a burst apart in its place: what is done, what failed, the rest.

@@ -72,7 +72,6 @@ class Chain(Runner):
         self.times: Times | None = None  # where the clocks go, if this leads straight to an end
         if self.keeps_time and not self.stamped and edges[0].clocks is not None:
             self.times, edges[0].clocks = edges[0].clocks, None
-        self.prepared: Any = None  # what `burst_async` needs at each turn
         self.until_sample = 0  # calls of an async function until one is timed again
         self.many = 1  # items in a burst: grows while bursts are short
         self.turn = 0.0  # seconds since the last checkpoint
@@ -540,18 +539,15 @@ class Chain(Runner):
 
         One tight loop, longer than it should be, because each line is paid for by every item.
         """
-        if self.prepared is None:
-            pairs = [(step.fn, step) for step in self.calls[1:]]
-            timed = [(timed_plain(step), step) for step in self.calls[1:]]
-            first = self.calls[0]
-            self.prepared = (self.outlet.put_value, first, first.fn, pairs, timed, self.frame.epoch)
-        put_value, first, fn_of_first, pairs, timed, epoch = self.prepared
+        pairs = [(step.fn, step) for step in self.calls[1:]]
+        timed = [(timed_plain(step), step) for step in self.calls[1:]]
+        first, put_value, epoch = self.calls[0], self.outlet.put_value, self.frame.epoch
+        fn_of_first = first.fn
         head, seen, until_sample = inlet.head, self.seen, self.until_sample
         turn, began = 0, perf_counter()
         while True:
             if not head:
                 while not inlet.total - inlet.taken - inlet.flushed:
-                    self.until_sample = until_sample
                     if inlet.ended:
                         return
                     await self.wait_item()
@@ -565,7 +561,6 @@ class Chain(Runner):
                 if type(value) is not Envelope:
                     inlet.took(value)
                     await self.pass_mark(value)
-                    self.until_sample = until_sample
                     if turn_over(turn := turn + 1, began):
                         await self.rest()
                         turn, began = 0, perf_counter()
@@ -590,7 +585,6 @@ class Chain(Runner):
                     if type(value) is Sentinel:
                         raise sentinel_given(step.name)
             except BaseException as error:
-                self.until_sample = until_sample
                 await self.failed_fast(step, given, error)
                 if turn_over(turn := turn + 1, began):
                     await self.rest()
@@ -609,7 +603,6 @@ class Chain(Runner):
                     self.unwanted += 1
             elif (turn & 15 and until_sample) or not turn_over(turn, began):
                 continue  # the time of calls that have been slow is looked at after each
-            self.until_sample = until_sample
             await self.rest()
             turn, began = 0, perf_counter()
 

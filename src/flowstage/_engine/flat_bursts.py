@@ -145,10 +145,7 @@ class FlatBurstOffload(BurstOffload):
                 )
         finally:
             del tally.working[slot], self.handed[slot]
-        if made.items:
-            pace = made.seconds / made.items
-            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
-            tally.calls.record(pace, made.items)
+        self.count_pace(made.seconds, made.items)
         long = None if made.iterator is None else Long(made.item)
         if not self.stale(seen):
             await self.note_made(slot, made, long)

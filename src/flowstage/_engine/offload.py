@@ -273,10 +273,7 @@ class Offload(Pool):
                 answers, spent = await in_thread(run_slice, self.call, envelopes, SLICE)
         finally:
             del tally.working[batch[0]], self.handed[batch[0]]
-        if answers:
-            pace = spent / len(answers)
-            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
-            tally.calls.record(pace, len(answers))
+        self.count_pace(spent, len(answers))
         if self.stale(seen):
             return
         for slot, (result, error) in zip(batch, answers, strict=False):
@@ -299,10 +296,7 @@ class Offload(Pool):
                 )
         finally:
             del tally.working[batch[0]], self.handed[batch[0]]
-        if answers:
-            pace = spent / len(answers)
-            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
-            tally.calls.record(pace, len(answers))
+        self.count_pace(spent, len(answers))
         last = answers.pop() if answers and answers[-1][1] is not None else None
         if not self.stale(seen):
             begun = len(answers) + (last is not None)
@@ -317,6 +311,13 @@ class Offload(Pool):
             error = await self.flat_in_thread(slot, seat, seen, last)
             if not self.stale(seen):
                 self.flat_done(slot, [], error)
+
+    def count_pace(self, seconds: float, made: int) -> None:
+        """Count calls made one after the other, and see how long an item takes."""
+        if made:
+            pace = seconds / made
+            self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
+            self.step.tally.calls.record(pace, made)
 
     def flat_done(self, slot: Slot, values: list[Any], error: BaseException | None) -> None:
         """Note that all values of an item are made."""

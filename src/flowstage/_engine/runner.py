@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from anyio import CancelScope, Event, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from .._envelope import HOLE, Barrier, Envelope, Failure, Fault, Mark
+from .._envelope import HOLE, Barrier, Envelope, Failure, Fault, Mark, Sentinel
 from .._epoch import Epoch, Flushed
 from .._errors import StageError, safe_repr
 from .._policies import OnError
@@ -56,7 +56,6 @@ class Frame(Protocol):
     watch: Watch
     ready: Event
     on_error: OnError
-    context: Mapping[str, Any] | None
     contextual: bool
     plain: bool
     timing: bool
@@ -90,8 +89,8 @@ class Frame(Protocol):
     def begun(self) -> None:
         """Note that a runner has begun; sources are opened when all have."""
 
-    def sentinel_from(self, entry: Any, sentinel: Any) -> None:
-        """Give a sentinel that a source yielded its number, and its place at every entry."""
+    def line_up(self, sentinel: Sentinel[Any]) -> object:
+        """Give a sentinel its number, and its place in the line of every open entry."""
 
 
 class Step:

@@ -43,7 +43,10 @@ def run_slice(
                 break
         if perf_counter() > end:
             break
-    return answers, perf_counter() - began
+    try:
+        return answers, perf_counter() - began
+    finally:
+        del answers  # the frames of an error lead back here, and would keep it and the items
 
 
 def run_flat_slice(

@@ -332,7 +332,7 @@ class SourceRunner(EntryRunner):
         pulling: a pull is in flight. Only then may `stop` cancel `pull_scope`; and whoever gets a
             value from the pull looks at the scope before awaiting anything else, so the value that
             came in the same moment is not lost.
-        hand: items pulled and not yet in the graph, with the time at which each was pulled.
+        hand: items pulled and not yet in the graph.
         stopping: no further pull is wanted.
     """
 
@@ -357,7 +357,7 @@ class SourceRunner(EntryRunner):
         self.late: BaseException | None = None  # what the source raised, when it cannot be told yet
         self.pump_bell = Bell(frame.watch)
         self.line.changed = self.pump_bell.ring
-        self.hand: deque[tuple[Any, float]] = deque()
+        self.hand: deque[Any] = deque()
         self.got: list[Any] | None = None  # a burst that is being pulled
         self.old = 0  # items at its head that an interrupt has discarded
 
@@ -631,7 +631,7 @@ class SourceRunner(EntryRunner):
                         break
                     continue
                 self.pulled -= 1
-            self.hand.append((value, 0.0))
+            self.hand.append(value)
             if scope is not None and scope.cancel_called:
                 return False  # what came in the same moment as `stop` enters outside the scope
             value = None
@@ -694,14 +694,14 @@ class SourceRunner(EntryRunner):
                 self.pulled += 1
                 self.lost += 1
             else:
-                self.hand.append((value, when))
+                self.hand.append(value)
 
     async def _enter_hand(self) -> None:
         """Take what is in hand into the graph, in order."""
         while self.hand:
-            value, _ = self.hand.popleft()
+            value = self.hand.popleft()
             if type(value) is Sentinel:
-                self.frame.sentinel_from(self, value)
+                self.frame.line_up(value)
                 await self._move_line()
                 continue
             if self.line.tickets:
@@ -724,7 +724,7 @@ class SourceRunner(EntryRunner):
 
     def takes_bursts(self) -> bool:
         if self.frame.timing and not (self.calls or self.frame.contextual):
-            return len(self.outlet.edges) == 1 and self.outlet.edges[0].takes_envelopes
+            return len(self.outlet.edges) == 1 and self.outlet.edges[0].bulk
         return super().takes_bursts()
 
     def _enter_timed(self, values: list[Any]) -> None:
@@ -771,17 +771,15 @@ class SourceRunner(EntryRunner):
             del got[: self.old]
         self.late = error  # raised when what came before it has entered, or has been discarded
         if has_sentinel(got):
-            self.hand.extend((value, 0.0) for value in got)
+            self.hand.extend(got)
             await self._enter_hand()
-            await self.rest_after(perf_counter() - began, len(got))
         elif not self.is_bare:
             self._enter_timed(got)
-            await self.rest_after(perf_counter() - began, len(got))
         else:
             self.pulled += len(got)
             if broken := self.through(got, 0, pulled):
                 await self.mend(broken)
-            await self.rest_after(perf_counter() - began, len(got))
+        await self.rest_after(perf_counter() - began, len(got))
         return not (self.stopping or values.closed or error is not None)
 
     # -- accounts -------------------------------------------------------------------------------
@@ -801,7 +799,7 @@ class SourceRunner(EntryRunner):
 
     def discard(self) -> int:
         """Settle the account of an epoch that is over."""
-        waiting = len([value for value, _ in self.hand if type(value) is not Sentinel])
+        waiting = len([value for value in self.hand if type(value) is not Sentinel])
         if self.got is not None:  # an iterator that interrupts: what it gave before is discarded
             waiting += len(self.got) - self.old
             self.old = len(self.got)

@@ -135,17 +135,18 @@ class BalanceRunner(SplitRunner):
         self.all = Outlet(edge for outlet in self.branches for edge in outlet.edges)
         for outlet in self.branches:
             for edge in outlet.edges:
-                edge.reclaim = self.reclaim
-                edge.may_reclaim = partial(nobody_had_it, edge, outlet)
+                edge.reclaim = partial(self.reclaim, edge, outlet)
 
-    def reclaim(self, thing: Envelope | Fault) -> None:
-        """Take something back from a branch that wants no more."""
-        if type(thing) is Envelope:
-            self.steps[0].tally.done -= 1
-            if thing.clock is not None:
-                del thing.clock[-4:]  # it has not left yet
-        self.back.append(thing)
-        self.bell.ring()
+    def reclaim(self, edge: Edge, outlet: Outlet) -> None:
+        """Take back what stands before a branch that wants no more, if nobody has had it."""
+        while nobody_had_it(edge, outlet) and (thing := edge.take_back()) is not None:
+            if type(thing) is Envelope:
+                self.steps[0].tally.done -= 1
+                if thing.clock is not None:
+                    del thing.clock[-4:]  # it has not left yet
+            self.back.append(thing)
+        if self.back:
+            self.bell.ring()
 
     def returned(self) -> Envelope | Fault | None:
         return self.back.popleft() if self.back else None
