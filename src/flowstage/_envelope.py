@@ -36,7 +36,8 @@ def safe_repr(value: object) -> str:
 class Made:
     """Whether there ever was a sentinel in this process: without one nobody can give one.
 
-    Looking for sentinels among what functions have given is a fifth of what a plain stage costs.
+    Looking for sentinels among what functions have given is a fifth of what a plain stage costs. This
+    is state outside a run, and it only ever grows true: what it spares can never be needed.
     """
 
     sentinel = False

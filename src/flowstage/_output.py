@@ -50,6 +50,9 @@ class Output(Generic[T_co]):
         """Want no more of this end; the rest of the run goes on.
 
         What is waiting here is discarded and counted.
+
+        Raises:
+            RuntimeError: it was called in a thread that is not the event loop's.
         """
         live = self._live
         if not live.closed:

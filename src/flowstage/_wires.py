@@ -16,7 +16,8 @@ somebody's hand, never on its way, which is what makes three things exact:
 
 Rules that hold everywhere:
 
-* An edge has one writer and one reader.
+* An edge has one writer and one reader; only `balance` takes back, from its own edges, what nobody has
+  read.
 * Closing a stream means nothing. The writer ends an edge with `end()`, once, last; the reader that
   has had enough says `finish()`. A stream that is closed without either was aborted, and whoever
   meets that concludes nothing and waits for its cancellation.

@@ -3,6 +3,7 @@
 The same as `offload`, with one slot for a burst of values instead of one for each: taking, handing to
 a thread, handing on and counting are then paid for by the burst. A burst of which a call did only a
 part, or in which a call failed, is taken apart in its place: what is done, what failed, the rest.
+A thread at work may be given the next burst meanwhile (see `ahead`), and then keeps its seat.
 """
 
 from __future__ import annotations

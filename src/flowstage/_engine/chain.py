@@ -5,7 +5,8 @@ them and can do everything; the first item always goes that way, which is how a 
 to be async when it is called becomes known. The fast way is for stages that are nothing but calls, and
 needs no envelopes. Plain functions are called stage by stage for a burst of values, no more than
 there is room for downstream and than half a millisecond takes; an async function is called for value
-after value. Each burst, or one call in `SAMPLE`, is timed for the report.
+after value. Each burst, or one call in `SAMPLE`, is timed for the report. Where the times of items are kept
+(`burst_timed`) they travel in envelopes, and every call is timed.
 
 Counts are derived from the edges wherever they can be, so the fast way counts nothing but what it
 takes. Between two `flat_map`s every item that entered has left, was dropped, or is the one in hand.
