@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import sys
 import threading
 import time
@@ -21,7 +22,9 @@ from anyio.lowlevel import checkpoint
 
 from . import harness
 from .harness import (
+    BACKENDS,
     ERRORS,
+    LOOPS,
     Fault,
     Faults,
     Outcome,
@@ -44,7 +47,9 @@ from .harness import (
     sweep,
 )
 
-both_backends = pytest.mark.parametrize("backend", harness.BACKENDS)
+both_backends = pytest.mark.parametrize("backend", BACKENDS)
+all_loops = pytest.mark.parametrize("backend", LOOPS)
+needs_uvloop = pytest.mark.skipif("uvloop" not in LOOPS, reason="uvloop is not installed")
 
 
 @pytest.fixture
@@ -467,7 +472,7 @@ def test_eager_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "settings"), [("curio", {}), ("trio", {"lag": 0.1}), ("trio", {"eager": True})]
+    ("backend", "settings"), [("curio", {}), ("trio", {"lag": 0.1}), ("trio", {"eager": True}), ("uvloop", {"seed": 1})]
 )
 def test_schedules_refuse_what_cannot_be(backend: str, settings: dict[str, Any]) -> None:
     """Unknown backends, lag without a seed, eager tasks on trio."""
@@ -513,8 +518,9 @@ async def test_the_plugin_ends_a_deadlocked_test(scenario: Callable[[], Awaitabl
 # ---------------------------------------------------------------- sweeps
 
 
-@both_backends
-@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize(
+    ("backend", "seed"), [*((loop, None) for loop in LOOPS), *((one, 1) for one in BACKENDS)]
+)
 def test_a_sweep_meets_every_point_once(backend: str, seed: int | None) -> None:
     """From 0 to the number of points, each acted at, until there are no more."""
     points = count_points(backend, ring, seed=seed)
@@ -523,7 +529,7 @@ def test_a_sweep_meets_every_point_once(backend: str, seed: int | None) -> None:
     assert all(outcome.acted and outcome.where for _, outcome in swept)
 
 
-@both_backends
+@all_loops
 def test_cancelled_before_the_scenario_nothing_of_it_runs_past_a_checkpoint(backend: str) -> None:
     """Point 0 is a scope that is cancelled already."""
     reached: list[str] = []
@@ -539,7 +545,7 @@ def test_cancelled_before_the_scenario_nothing_of_it_runs_past_a_checkpoint(back
 
 
 @pytest.mark.slow
-@both_backends
+@all_loops
 def test_a_sweep_finds_the_item_that_a_naive_queue_loses(backend: str) -> None:
     """Planted: an item handed over but not yet taken is lost when cancelled, at some points."""
 
@@ -561,11 +567,12 @@ def test_a_sweep_finds_the_item_that_a_naive_queue_loses(backend: str) -> None:
 
 def test_native_cancellation_is_an_error_of_the_scenario() -> None:
     """asyncio's own cancellation comes out as `CancelledError`; it leaves nothing behind."""
-    kinds = set()
-    for _, outcome in sweep("asyncio", lambda: ring, native_cancel):
-        outcome.check()
-        kinds.add(type(outcome.error))
-    assert kinds == {asyncio.CancelledError, type(None)} or kinds == {asyncio.CancelledError}
+    for backend in sorted({*LOOPS} - {"trio"}):
+        kinds = set()
+        for _, outcome in sweep(backend, lambda: ring, native_cancel):
+            outcome.check()
+            kinds.add(type(outcome.error))
+        assert kinds in ({asyncio.CancelledError, type(None)}, {asyncio.CancelledError})
     with pytest.raises(ValueError, match="only asyncio"):
         harness.act_at("trio", ring, 1, native_cancel)
 
@@ -599,7 +606,7 @@ class Stopping:
             self.stop_now.set()
 
 
-@both_backends
+@all_loops
 def test_an_action_may_set_flags_and_start_tasks(backend: str) -> None:
     """Leaving by a flag, and calling an async method, from between two steps."""
 
@@ -620,7 +627,7 @@ def test_an_action_may_set_flags_and_start_tasks(backend: str) -> None:
     assert stopped >= 5
 
 
-@both_backends
+@all_loops
 def test_an_action_that_fails_is_the_outcome(backend: str) -> None:
     """What an action raises ends the run and is told."""
 
@@ -631,7 +638,7 @@ def test_an_action_that_fails_is_the_outcome(backend: str) -> None:
     assert isinstance(outcome.error, PlannedError)
 
 
-@both_backends
+@all_loops
 def test_two_actions_at_one_point(backend: str) -> None:
     """One after the other."""
     done: list[str] = []
@@ -642,8 +649,50 @@ def test_two_actions_at_one_point(backend: str) -> None:
     assert done == ["first", "second"]
 
 
+@needs_uvloop
+def test_uvloop_makes_the_steps_of_asyncio() -> None:
+    """No step goes uncounted: both loops have the same points, and the same things stand there."""
+
+    def places(backend: str) -> list[str]:
+        return [outcome.where for _, outcome in sweep(backend, lambda: ring, cancel_scope)]
+
+    def kinds(where: list[str]) -> list[str]:
+        return [re.sub(r"'[^']*'|0x\w+|\d+", "", place) for place in where]
+
+    assert kinds(places("uvloop")) == kinds(places("asyncio"))
+
+
+@needs_uvloop
+def test_uvloop_runs_faster_than_time() -> None:
+    """A hundred seconds pass in a tenth of one, and timers come when they are due."""
+
+    async def scenario() -> list[float]:
+        began, moments = anyio.current_time(), []
+        for seconds in (20, 30, 0):
+            await anyio.sleep(seconds)
+            moments.append(anyio.current_time() - began)
+        with anyio.move_on_after(50):
+            await anyio.sleep_forever()
+        return [*moments, anyio.current_time() - began]
+
+    began = time.monotonic()
+    moments = run("uvloop", scenario, rate=1000.0)
+    assert time.monotonic() - began < 5
+    for moment, least in zip(moments, (20, 50, 50, 100), strict=True):
+        assert moment >= least
+
+
+@needs_uvloop
+@pytest.mark.parametrize("scenario", [anyio.sleep_forever, wait_deaf, spin, spin_deaf])
+def test_a_run_on_uvloop_that_cannot_end_is_ended(scenario: Callable[[], Awaitable[None]]) -> None:
+    """By its steps or by real time: also behind a shield."""
+    with pytest.raises(Stuck, match="livelock|0.05 real seconds"):
+        run("uvloop", scenario, steps=2000, patience=0.05)
+    gc.collect()
+
+
 @pytest.mark.slow
-@both_backends
+@all_loops
 def test_a_point_takes_less_than_ten_milliseconds(backend: str) -> None:
     """Else nobody would sweep."""
     began = time.process_time()  # others may be busy on this machine

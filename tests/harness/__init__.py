@@ -18,6 +18,7 @@ from .leaks import Snapshot, Watch, assert_nothing_since, no_leaks, soak
 from .outside import outside_work
 from .schedules import (
     BACKENDS,
+    LOOPS,
     Outcome,
     Scenario,
     Schedule,
@@ -32,6 +33,7 @@ __all__ = [
     "BACKENDS",
     "ERRORS",
     "EXITS",
+    "LOOPS",
     "Conductor",
     "Fault",
     "Faults",
