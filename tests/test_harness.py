@@ -472,7 +472,8 @@ def test_eager_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "settings"), [("curio", {}), ("trio", {"lag": 0.1}), ("trio", {"eager": True}), ("uvloop", {"seed": 1})]
+    ("backend", "settings"),
+    [("curio", {}), ("trio", {"lag": 0.1}), ("trio", {"eager": True}), ("uvloop", {"seed": 1})],
 )
 def test_schedules_refuse_what_cannot_be(backend: str, settings: dict[str, Any]) -> None:
     """Unknown backends, lag without a seed, eager tasks on trio."""
@@ -664,7 +665,7 @@ def test_uvloop_makes_the_steps_of_asyncio() -> None:
 
 @needs_uvloop
 def test_uvloop_runs_faster_than_time() -> None:
-    """A hundred seconds pass in a tenth of one, and timers come when they are due."""
+    """A hundred seconds pass in a tenth of one; timers are as exact as uvloop's, in milliseconds."""
 
     async def scenario() -> list[float]:
         began, moments = anyio.current_time(), []
@@ -679,7 +680,7 @@ def test_uvloop_runs_faster_than_time() -> None:
     moments = run("uvloop", scenario, rate=1000.0)
     assert time.monotonic() - began < 5
     for moment, least in zip(moments, (20, 50, 50, 100), strict=True):
-        assert moment >= least
+        assert moment > least - 5
 
 
 @needs_uvloop
