@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from .harness import (
     LOOPS,
     Fault,
     Faults,
+    Hang,
     Outcome,
     PlannedError,
     Schedule,
@@ -328,6 +330,25 @@ def test_time_waits_for_worker_processes(backend: str) -> None:
     outcome = observe(backend, scenario)
     outcome.check()
     assert outcome.unwrap() != os.getpid()
+
+
+@both_backends
+def test_time_jumps_past_a_thread_that_hangs(backend: str) -> None:
+    """A held thread is not waited for, until it is released; then it is."""
+    hang = Hang()
+
+    async def scenario() -> float:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, hang.hold)
+            await anyio.sleep(3600)
+            hang.release()
+            with anyio.move_on_after(60):
+                await anyio.to_thread.run_sync(time.sleep, 0.01)
+        return anyio.current_time()
+
+    began = time.monotonic()
+    assert 3600 <= run(backend, scenario) < 3660
+    assert time.monotonic() - began < 30
 
 
 @both_backends
@@ -687,7 +708,7 @@ def test_uvloop_runs_faster_than_time() -> None:
 @pytest.mark.parametrize("scenario", [anyio.sleep_forever, wait_deaf, spin, spin_deaf])
 def test_a_run_on_uvloop_that_cannot_end_is_ended(scenario: Callable[[], Awaitable[None]]) -> None:
     """By its steps or by real time: also behind a shield."""
-    with pytest.raises(Stuck, match="livelock|0.05 real seconds"):
+    with pytest.raises(Stuck, match=r"livelock|0\.05 real seconds"):
         run("uvloop", scenario, steps=2000, patience=0.05)
     gc.collect()
 
@@ -1099,3 +1120,56 @@ def test_plain_generators_are_booked() -> None:
     early.close()
     faults.check_closed()
     assert [(book.values, book.exhausted) for book in faults.opened] == [(3, True), (1, False)]
+
+
+def test_what_a_thread_began_is_closed_in_one() -> None:
+    """Whichever: but not on the event loop, which it might hold up."""
+    faults = Faults()
+    generators = [faults.wrap(numbers)(3) for _ in range(2)]
+
+    async def scenario(closed_in_a_thread: bool) -> None:
+        generator = generators.pop()
+        await anyio.to_thread.run_sync(next, generator)
+        if closed_in_a_thread:
+            await anyio.to_thread.run_sync(generator.close)
+        else:
+            generator.close()
+
+    run("asyncio", partial(scenario, True))
+    faults.check_closed()
+    run("asyncio", partial(scenario, False))
+    with pytest.raises(AssertionError, match=r"begun by thread .*, closed by task"):
+        faults.check_closed()
+
+
+@all_loops
+def test_an_outcome_keeps_nothing_of_its_run(backend: str) -> None:
+    """Its error is there, and not what the frames in the traceback held: sweeps have thousands."""
+
+    class Big:
+        pass
+
+    kept: list[weakref.ref[Big]] = []
+
+    async def scenario() -> None:
+        big = Big()
+        kept.append(weakref.ref(big))
+        async with anyio.create_task_group():
+            raise PlannedError
+
+    outcome = observe(backend, scenario)
+    assert outcome.error is not None
+    gc.collect()
+    assert kept[0]() is None
+
+
+def test_a_soak_ends_when_its_time_is_over() -> None:
+    """It tells how much it did."""
+    calls: list[int] = []
+
+    def once() -> None:
+        calls.clear()
+        time.sleep(0.001)
+
+    assert 1 <= soak(once, rounds=10**9, warm_up=1, seconds=0.05) < 10**4
+    assert soak(once, rounds=2, warm_up=1) == 2

@@ -15,7 +15,7 @@ from .faults import (
     PlannedError,
 )
 from .leaks import Snapshot, Watch, assert_nothing_since, no_leaks, soak
-from .outside import outside_work
+from .outside import Hang, outside_work
 from .schedules import (
     BACKENDS,
     LOOPS,
@@ -37,6 +37,7 @@ __all__ = [
     "Conductor",
     "Fault",
     "Faults",
+    "Hang",
     "Outcome",
     "PlannedError",
     "Scenario",

@@ -6,8 +6,8 @@ by way of four methods that a subclass may replace, and so each step can be coun
 What comes from elsewhere (files, sockets, the end of processes) is not counted, and leads to a step
 that is.
 
-`rate` is how much faster than the wall clock its time runs. Where a run is left to stand still is not
-known, so what takes longer than `patience` real seconds counts as stuck.
+`rate` is how much faster than the wall clock its time runs. Whether anything can still happen is not
+known, so a run that makes no step for `patience` real seconds counts as stuck.
 """
 
 from __future__ import annotations
@@ -36,15 +36,22 @@ class CountedLoop(uvloop.Loop):
     rate = 1.0
 
     def begin(self, conductor: Conductor, rate: float, patience: float) -> None:
-        """Count from here on; end the run, gently and then for good, if it does not end."""
+        """Count from here on."""
         self.rate = rate
         self._start = super().time()
         self.conductor = conductor
-        reason = f"no end within {patience:g} real seconds"
-        later = super().call_later
-        self._limits = [
-            later(patience * turns, self._or_stop, conductor.stuck, reason) for turns in (1, 1.5)
-        ]
+        self._patience = patience
+        self._steps = 0
+        self._limit = super().call_later(patience, self._look)
+
+    def _look(self) -> None:
+        """End a run that has not made a step since the last look; two looks, lest we were asleep."""
+        assert self.conductor is not None
+        steps, self._steps = self._steps, self.conductor.steps
+        if steps == self._steps:
+            reason = f"no step for {self._patience:g} real seconds"
+            self._or_stop(self.conductor.stuck, reason)
+        self._limit = super().call_later(self._patience, self._look)
 
     def _or_stop(self, tell: Callable[[Any], None], what: Any) -> bool:
         """Tell the conductor something; stop if it gives up. Tells whether to go on.
@@ -60,8 +67,7 @@ class CountedLoop(uvloop.Loop):
 
     def close(self) -> None:
         """The run has ended in time."""
-        for limit in self._limits:
-            limit.cancel()
+        self._limit.cancel()
         super().close()
 
     def time(self) -> float:

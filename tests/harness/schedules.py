@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -48,12 +49,11 @@ from .conductor import Abandoned, Conductor, Stuck
 
 T = TypeVar("T")
 Backend = Literal["asyncio", "trio"]
-Loop = Literal["asyncio", "trio", "uvloop"]
 Scenario = Callable[[], Awaitable[T]]
 
 BACKENDS: tuple[Backend, ...] = ("asyncio", "trio")
 """What can be driven by a seed, in virtual time."""
-LOOPS: tuple[Loop, ...] = (*BACKENDS, *(["uvloop"] if find_spec("uvloop") else []))
+LOOPS: tuple[str, ...] = (*BACKENDS, *(["uvloop"] if find_spec("uvloop") else []))
 """What can be counted and acted on at every step."""
 
 
@@ -286,7 +286,22 @@ def observe(
     outcome.acted, outcome.where = conductor.acted, conductor.where
     if conductor.verdict is not None:
         outcome.error = conductor.verdict
+    conductor.forget()
+    _clear_frames(outcome.error, set())
     return outcome
+
+
+def _clear_frames(error: BaseException | None, seen: set[int]) -> None:
+    """Let go of what the frames in an error's traceback hold: a sweep has thousands of them."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    traceback.clear_frames(error.__traceback__)
+    _clear_frames(error.__cause__, seen)
+    _clear_frames(error.__context__, seen)
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            _clear_frames(one, seen)
 
 
 def run(backend: str | Schedule, scenario: Scenario[T], **settings: Unpack[Settings]) -> T:
