@@ -232,6 +232,8 @@ class Swept(Play):
             self.seen[number].append((self.world.epoch, as_seen(event)))
             self.look()
             if self.breaking:
+                assert self.readers is not None
+                self.readers.cancel()  # the others wait, perhaps for an end that nobody reads
                 break
             pause = stalls[count % len(stalls)]
             count += 1

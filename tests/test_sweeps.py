@@ -238,11 +238,11 @@ def test_every_point_of_every_graph(
 @both_backends
 @pytest.mark.parametrize("seed", [2, 3])
 def test_other_orders(backend: str, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every tenth point of every graph for every act, while tasks lag, in an order of a seed."""
+    """Every twelfth point of every graph for every act, while tasks lag, in an order of a seed."""
     began, points = time.monotonic(), 0
     for number, act in enumerate(ACTS):
         for place, name in enumerate(REFERENCES, start=number + seed):
-            some = range(3 * place % 10, 1000, 10)
+            some = range(5 * place % 12, 1000, 12)
             points += swept(backend, name, act, some, seed=seed + 10 * place, lag=0.2 * seed)
     told(capsys, began, f"{backend}, other orders from seed {seed}", points)
     assert points > 1500
@@ -252,11 +252,11 @@ def test_other_orders(backend: str, seed: int, capsys: pytest.CaptureFixture[str
 @both_backends
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "as it is"])
 def test_other_ways(backend: str, way: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every tenth point of every graph for every act, run in another way."""
+    """Every twelfth point of every graph for every act, run in another way."""
     began, points = time.monotonic(), 0
     for number, act in enumerate(ACTS):
         for place, name in enumerate(REFERENCES, start=number):
-            points += swept(backend, name, act, range(3 * place % 10, 1000, 10), way=way)
+            points += swept(backend, name, act, range(5 * place % 12, 1000, 12), way=way)
     told(capsys, began, f"{backend}, {way}", points)
     assert points > 1200
 
@@ -264,13 +264,13 @@ def test_other_ways(backend: str, way: str, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.deep
 @both_backends
 def test_two_acts(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every fifth point of every graph for every pair of acts."""
+    """Every seventh point of every graph for every pair of acts."""
     began, points = time.monotonic(), 0
     for number, act in enumerate(DOUBLE):
         for place, name in enumerate(REFERENCES, start=number):
-            points += swept(backend, name, act, range(place % 5, 1000, 5))
+            points += swept(backend, name, act, range(place % 7, 1000, 7))
     told(capsys, began, f"{backend}, two acts", points)
-    assert points > 4000
+    assert points > 3000
 
 
 @pytest.mark.deep
