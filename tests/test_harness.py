@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +23,12 @@ from anyio.lowlevel import checkpoint
 
 from . import harness
 from .harness import (
+    BACKENDS,
     ERRORS,
+    LOOPS,
     Fault,
     Faults,
+    Hang,
     Outcome,
     PlannedError,
     Schedule,
@@ -44,7 +49,9 @@ from .harness import (
     sweep,
 )
 
-both_backends = pytest.mark.parametrize("backend", harness.BACKENDS)
+both_backends = pytest.mark.parametrize("backend", BACKENDS)
+all_loops = pytest.mark.parametrize("backend", LOOPS)
+needs_uvloop = pytest.mark.skipif("uvloop" not in LOOPS, reason="uvloop is not installed")
 
 
 @pytest.fixture
@@ -326,6 +333,25 @@ def test_time_waits_for_worker_processes(backend: str) -> None:
 
 
 @both_backends
+def test_time_jumps_past_a_thread_that_hangs(backend: str) -> None:
+    """A held thread is not waited for, until it is released; then it is."""
+    hang = Hang()
+
+    async def scenario() -> float:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, hang.hold)
+            await anyio.sleep(3600)
+            hang.release()
+            with anyio.move_on_after(60):
+                await anyio.to_thread.run_sync(time.sleep, 0.01)
+        return anyio.current_time()
+
+    began = time.monotonic()
+    assert 3600 <= run(backend, scenario) < 3660
+    assert time.monotonic() - began < 30
+
+
+@both_backends
 def test_waiting_for_idle_comes_before_a_jump(backend: str) -> None:
     """`wait_all_tasks_blocked` works in virtual time."""
 
@@ -467,7 +493,8 @@ def test_eager_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "settings"), [("curio", {}), ("trio", {"lag": 0.1}), ("trio", {"eager": True})]
+    ("backend", "settings"),
+    [("curio", {}), ("trio", {"lag": 0.1}), ("trio", {"eager": True}), ("uvloop", {"seed": 1})],
 )
 def test_schedules_refuse_what_cannot_be(backend: str, settings: dict[str, Any]) -> None:
     """Unknown backends, lag without a seed, eager tasks on trio."""
@@ -513,8 +540,9 @@ async def test_the_plugin_ends_a_deadlocked_test(scenario: Callable[[], Awaitabl
 # ---------------------------------------------------------------- sweeps
 
 
-@both_backends
-@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize(
+    ("backend", "seed"), [*((loop, None) for loop in LOOPS), *((one, 1) for one in BACKENDS)]
+)
 def test_a_sweep_meets_every_point_once(backend: str, seed: int | None) -> None:
     """From 0 to the number of points, each acted at, until there are no more."""
     points = count_points(backend, ring, seed=seed)
@@ -523,7 +551,7 @@ def test_a_sweep_meets_every_point_once(backend: str, seed: int | None) -> None:
     assert all(outcome.acted and outcome.where for _, outcome in swept)
 
 
-@both_backends
+@all_loops
 def test_cancelled_before_the_scenario_nothing_of_it_runs_past_a_checkpoint(backend: str) -> None:
     """Point 0 is a scope that is cancelled already."""
     reached: list[str] = []
@@ -539,7 +567,7 @@ def test_cancelled_before_the_scenario_nothing_of_it_runs_past_a_checkpoint(back
 
 
 @pytest.mark.slow
-@both_backends
+@all_loops
 def test_a_sweep_finds_the_item_that_a_naive_queue_loses(backend: str) -> None:
     """Planted: an item handed over but not yet taken is lost when cancelled, at some points."""
 
@@ -561,11 +589,12 @@ def test_a_sweep_finds_the_item_that_a_naive_queue_loses(backend: str) -> None:
 
 def test_native_cancellation_is_an_error_of_the_scenario() -> None:
     """asyncio's own cancellation comes out as `CancelledError`; it leaves nothing behind."""
-    kinds = set()
-    for _, outcome in sweep("asyncio", lambda: ring, native_cancel):
-        outcome.check()
-        kinds.add(type(outcome.error))
-    assert kinds == {asyncio.CancelledError, type(None)} or kinds == {asyncio.CancelledError}
+    for backend in sorted({*LOOPS} - {"trio"}):
+        kinds = set()
+        for _, outcome in sweep(backend, lambda: ring, native_cancel):
+            outcome.check()
+            kinds.add(type(outcome.error))
+        assert kinds in ({asyncio.CancelledError, type(None)}, {asyncio.CancelledError})
     with pytest.raises(ValueError, match="only asyncio"):
         harness.act_at("trio", ring, 1, native_cancel)
 
@@ -599,7 +628,7 @@ class Stopping:
             self.stop_now.set()
 
 
-@both_backends
+@all_loops
 def test_an_action_may_set_flags_and_start_tasks(backend: str) -> None:
     """Leaving by a flag, and calling an async method, from between two steps."""
 
@@ -620,7 +649,7 @@ def test_an_action_may_set_flags_and_start_tasks(backend: str) -> None:
     assert stopped >= 5
 
 
-@both_backends
+@all_loops
 def test_an_action_that_fails_is_the_outcome(backend: str) -> None:
     """What an action raises ends the run and is told."""
 
@@ -631,7 +660,7 @@ def test_an_action_that_fails_is_the_outcome(backend: str) -> None:
     assert isinstance(outcome.error, PlannedError)
 
 
-@both_backends
+@all_loops
 def test_two_actions_at_one_point(backend: str) -> None:
     """One after the other."""
     done: list[str] = []
@@ -642,8 +671,50 @@ def test_two_actions_at_one_point(backend: str) -> None:
     assert done == ["first", "second"]
 
 
+@needs_uvloop
+def test_uvloop_makes_the_steps_of_asyncio() -> None:
+    """No step goes uncounted: both loops have the same points, and the same things stand there."""
+
+    def places(backend: str) -> list[str]:
+        return [outcome.where for _, outcome in sweep(backend, lambda: ring, cancel_scope)]
+
+    def kinds(where: list[str]) -> list[str]:
+        return [re.sub(r"'[^']*'|0x\w+|\d+", "", place) for place in where]
+
+    assert kinds(places("uvloop")) == kinds(places("asyncio"))
+
+
+@needs_uvloop
+def test_uvloop_runs_faster_than_time() -> None:
+    """A hundred seconds pass in a tenth of one; timers are as exact as uvloop's, in milliseconds."""
+
+    async def scenario() -> list[float]:
+        began, moments = anyio.current_time(), []
+        for seconds in (20, 30, 0):
+            await anyio.sleep(seconds)
+            moments.append(anyio.current_time() - began)
+        with anyio.move_on_after(50):
+            await anyio.sleep_forever()
+        return [*moments, anyio.current_time() - began]
+
+    began = time.monotonic()
+    moments = run("uvloop", scenario, rate=1000.0)
+    assert time.monotonic() - began < 5
+    for moment, least in zip(moments, (20, 50, 50, 100), strict=True):
+        assert moment > least - 5
+
+
+@needs_uvloop
+@pytest.mark.parametrize("scenario", [anyio.sleep_forever, wait_deaf, spin, spin_deaf])
+def test_a_run_on_uvloop_that_cannot_end_is_ended(scenario: Callable[[], Awaitable[None]]) -> None:
+    """By its steps or by real time: also behind a shield."""
+    with pytest.raises(Stuck, match=r"livelock|0\.05 real seconds"):
+        run("uvloop", scenario, steps=2000, patience=0.05)
+    gc.collect()
+
+
 @pytest.mark.slow
-@both_backends
+@all_loops
 def test_a_point_takes_less_than_ten_milliseconds(backend: str) -> None:
     """Else nobody would sweep."""
     began = time.process_time()  # others may be busy on this machine
@@ -1049,3 +1120,56 @@ def test_plain_generators_are_booked() -> None:
     early.close()
     faults.check_closed()
     assert [(book.values, book.exhausted) for book in faults.opened] == [(3, True), (1, False)]
+
+
+def test_what_a_thread_began_is_closed_in_one() -> None:
+    """Whichever: but not on the event loop, which it might hold up."""
+    faults = Faults()
+    generators = [faults.wrap(numbers)(3) for _ in range(2)]
+
+    async def scenario(closed_in_a_thread: bool) -> None:
+        generator = generators.pop()
+        await anyio.to_thread.run_sync(next, generator)
+        if closed_in_a_thread:
+            await anyio.to_thread.run_sync(generator.close)
+        else:
+            generator.close()
+
+    run("asyncio", partial(scenario, True))
+    faults.check_closed()
+    run("asyncio", partial(scenario, False))
+    with pytest.raises(AssertionError, match=r"begun by thread .*, closed by task"):
+        faults.check_closed()
+
+
+@all_loops
+def test_an_outcome_keeps_nothing_of_its_run(backend: str) -> None:
+    """Its error is there, and not what the frames in the traceback held: sweeps have thousands."""
+
+    class Big:
+        pass
+
+    kept: list[weakref.ref[Big]] = []
+
+    async def scenario() -> None:
+        big = Big()
+        kept.append(weakref.ref(big))
+        async with anyio.create_task_group():
+            raise PlannedError
+
+    outcome = observe(backend, scenario)
+    assert outcome.error is not None
+    gc.collect()
+    assert kept[0]() is None
+
+
+def test_a_soak_ends_when_its_time_is_over() -> None:
+    """It tells how much it did."""
+    calls: list[int] = []
+
+    def once() -> None:
+        calls.clear()
+        time.sleep(0.001)
+
+    assert 1 <= soak(once, rounds=10**9, warm_up=1, seconds=0.05) < 10**4
+    assert soak(once, rounds=2, warm_up=1) == 2

@@ -20,7 +20,18 @@ from anyio.lowlevel import checkpoint
 
 from flowstage import _live, _output, _run, _wires
 from flowstage._engine import call as calls
-from flowstage._engine import chain, hooks, join, offload, pool, runner, source, split, transform
+from flowstage._engine import (
+    chain,
+    hooks,
+    join,
+    offload,
+    pool,
+    runner,
+    seats,
+    source,
+    split,
+    transform,
+)
 from flowstage._engine.values import Values
 from flowstage._envelope import Barrier, Envelope, Hole
 
@@ -377,13 +388,13 @@ def a_task_left_behind(patch: pytest.MonkeyPatch) -> None:
 
 def a_thread_left_behind(patch: pytest.MonkeyPatch) -> None:
     """Whoever waits for it has gone, and it works on."""
-    original = offload.in_thread
+    original = seats.in_thread
 
     async def in_thread(*args: Any, **more: Any) -> Any:
         threading.Thread(target=time.sleep, args=(1.5,), daemon=True).start()
         return await original(*args, **more)
 
-    patch.setattr(offload, "in_thread", in_thread)
+    patch.setattr(seats, "in_thread", in_thread)
 
 
 def an_output_that_takes_and_waits(patch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,12 @@
-"""Long runs and many runs: memory stays flat inside, and nothing is left behind outside."""
+"""Long runs and many runs: memory stays flat inside, and nothing is left behind outside.
+
+The deep ones take what time they need, but no more than `DEEP_SECONDS`: what they did is printed, and must
+not be less than a part of it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import sys
@@ -16,13 +21,21 @@ from anyio.lowlevel import checkpoint
 
 from flowstage import Flow, Input, Sentinel, Threads, gather, merge, source
 
-from .harness import BACKENDS, soak
+from .harness import LOOPS, soak
 from .laws.play import account
 
 PLACE = Threads(2)  # at the level of the module, as users have it: one for all runs
 
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
+all_loops = pytest.mark.parametrize("backend", LOOPS)
 Once = Callable[[], Awaitable[None]]
+DEEP_SECONDS = 120.0
+
+
+def run_on(backend: str, main: Callable[[], Awaitable[Any]]) -> None:
+    """Run on a loop of its own, in real time."""
+    library = "trio" if backend == "trio" else "asyncio"
+    options = {} if backend == "trio" else {"use_uvloop": backend == "uvloop"}
+    anyio.run(main, backend=library, backend_options=options)
 
 
 @pytest.fixture(autouse=True)
@@ -123,24 +136,74 @@ async def pushed() -> None:
         assert [event async for event in run.events()] == [2, Sentinel("S")]
 
 
-async def native() -> None:
-    """`anyio.move_on_after` around everything, at a moment of its own."""
+async def timed_out() -> None:
+    """A scope's deadline around everything, at a moment of its own."""
     with anyio.move_on_after(0.0005):
         await graph().collect(buffer=1)
 
 
-ENDINGS: tuple[Once, ...] = (to_the_end, cancelled, left_early, failed, skipping, pushed, native)
+async def natively_cancelled() -> None:
+    """`Task.cancel` of the task that holds the block, in the middle, and again in its cleanup."""
+
+    async def hold() -> None:
+        async with graph().open(buffer=2) as run:
+            async for _ in run:
+                task.cancel()
+                asyncio.get_running_loop().call_soon(task.cancel)
+
+    task = asyncio.create_task(hold())
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
-def forever(backend: str, once: Once, rounds: int, warm_up: int) -> None:
-    """Run something again and again, in loops of their own, and look at the process."""
+async def natively_timed_out() -> None:
+    """`asyncio.timeout` around everything: it ends its own cancellation."""
+    try:
+        async with asyncio.timeout(0.0005):
+            await graph().collect(buffer=1)
+    except TimeoutError:
+        pass
+    current = asyncio.current_task()
+    assert current is not None
+    assert not current.cancelling()
+
+
+COMMON: tuple[Once, ...] = (
+    to_the_end,
+    cancelled,
+    left_early,
+    failed,
+    skipping,
+    pushed,
+    timed_out,
+)
+NATIVE: tuple[Once, ...] = (natively_cancelled, natively_timed_out)
+ENDINGS = {loop: COMMON if loop == "trio" else (*COMMON, *NATIVE) for loop in LOOPS}
+all_endings = pytest.mark.parametrize(
+    ("backend", "once"),
+    [
+        pytest.param(loop, once, id=f"{once.__name__}-{loop}")
+        for loop, endings in ENDINGS.items()
+        for once in endings
+    ],
+)
+
+
+def forever(
+    backend: str, once: Once, rounds: int, warm_up: int, seconds: float = float("inf")
+) -> int:
+    """Run something again and again, in loops of their own, and look at the process.
+
+    Returns:
+        how many runs there were.
+    """
 
     async def several() -> None:
         for _ in range(5):
             await once()
 
     def one_loop() -> None:
-        anyio.run(several, backend=backend)
+        run_on(backend, several)
         # A loop tells anyio's threads to end as it closes, and does not wait for that.
         until = time.monotonic() + 2
         while time.monotonic() < until and any(
@@ -149,19 +212,18 @@ def forever(backend: str, once: Once, rounds: int, warm_up: int) -> None:
             time.sleep(0.0005)
 
     # What pytest and the logging of the suite keep is no concern of ours.
-    soak(one_loop, rounds=rounds, warm_up=warm_up, blocks_each=20.0)
+    done = soak(one_loop, rounds=rounds, warm_up=warm_up, blocks_each=20.0, seconds=seconds)
+    return 5 * (warm_up + done)
 
 
 @pytest.mark.slow
-@both_backends
-@pytest.mark.parametrize("once", ENDINGS, ids=lambda once: once.__name__)
+@all_endings
 def test_runs_leave_nothing(backend: str, once: Once) -> None:
     """Sixty runs of each ending: tasks, threads, files and objects are as before."""
     forever(backend, once, rounds=12, warm_up=6)
 
 
-@both_backends
-@pytest.mark.parametrize("once", ENDINGS, ids=lambda once: once.__name__)
+@all_endings
 def test_runs_leave_no_cycles(backend: str, once: Once) -> None:
     """A run is gone when it is over: what it was made of is not left to the garbage collector."""
 
@@ -182,20 +244,23 @@ def test_runs_leave_no_cycles(backend: str, once: Once) -> None:
         gc.collect()
         assert sum(issubclass(type(thing), kinds) for thing in gc.get_objects()) <= many
 
-    anyio.run(look, backend=backend)
+    run_on(backend, look)
 
 
 @pytest.mark.deep
-@both_backends
+@all_loops
 def test_ten_thousand_runs(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Of all endings, one after the other."""
-    began, threads = time.monotonic(), threading.active_count()
-    for once in ENDINGS:
-        forever(backend, once, rounds=290, warm_up=10)
+    began, threads, runs = time.monotonic(), threading.active_count(), 0
+    endings = ENDINGS[backend]
+    for place, once in enumerate(endings):
+        left = DEEP_SECONDS - (time.monotonic() - began)
+        rounds = -(-10_000 // (5 * len(endings)))
+        runs += forever(backend, once, rounds, 10, left / (len(endings) - place))
     assert threading.active_count() <= threads + 4
     with capsys.disabled():
-        runs = len(ENDINGS) * 300 * 5
-        print(f"\n{backend}: {runs} runs in {time.monotonic() - began:.0f} s")  # noqa: T201
+        print(f"\nsoak, {backend}: {runs} runs in {time.monotonic() - began:.0f} s")  # noqa: T201
+    assert runs >= 2000
 
 
 # ---------------------------------------------------------------- one long run
@@ -222,20 +287,30 @@ def plain_graph(count: int) -> Flow[Any, Any]:
     return source(lambda: iter(range(count))).map(abs).map(abs).filter(lambda number: True)
 
 
-def flat(backend: str, make: Callable[[int], Flow[Any, Any]], count: int, blocks: int) -> None:
-    """Read a long run to its end; look at memory in the first tenth and in the last."""
+def flat(
+    backend: str,
+    make: Callable[[int], Flow[Any, Any]],
+    count: int,
+    blocks: int,
+    seconds: float = float("inf"),
+) -> int:
+    """Read a long run to its end; look at memory in the first tenth and in the last.
+
+    Returns:
+        how many items were read, of which there are fewer when the seconds were too few.
+    """
+    began, seen = time.monotonic(), 0
     sizes: list[int] = []
     most = 0
 
     async def read() -> None:
-        nonlocal most
+        nonlocal most, seen
         flow = make(count)
         bound = flow.graph.plan(50).bound
         async with flow.open(buffer=50) as run:
-            seen = 0
             async for item in run:
                 seen += 1
-                if seen % (count // 20) == 0:
+                if seen % (count // 50) == 0:
                     report = run.report()
                     assert not account(report)
                     inside = sum(edge.inside for edge in report.edges)
@@ -244,15 +319,18 @@ def flat(backend: str, make: Callable[[int], Flow[Any, Any]], count: int, blocks
                     del report, item
                     gc.collect()
                     sizes.append(sys.getallocatedblocks())
+                    if time.monotonic() - began > seconds:
+                        return
 
-    anyio.run(read, backend=backend)
-    assert len(sizes) > 8
+    run_on(backend, read)
+    assert len(sizes) > 8, f"only {seen} items"
     early, late = max(sizes[1:4]), min(sizes[-3:])
     assert late - early < blocks, f"{late - early} memory blocks more: {sizes}"
+    return seen
 
 
 @pytest.mark.slow
-@both_backends
+@all_loops
 @pytest.mark.parametrize("make", [long_graph, plain_graph])
 def test_a_long_run_keeps_its_size(backend: str, make: Callable[[int], Flow[Any, Any]]) -> None:
     """Twenty thousand items in constant memory, in edges and stages within the bound."""
@@ -260,11 +338,22 @@ def test_a_long_run_keeps_its_size(backend: str, make: Callable[[int], Flow[Any,
 
 
 @pytest.mark.deep
-@both_backends
-def test_millions_of_items(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A million through everything, three through inline stages."""
+@all_loops
+@pytest.mark.parametrize(
+    ("make", "count", "least"),
+    [(long_graph, 1_000_000, 200_000), (plain_graph, 3_000_000, 1_000_000)],
+)
+def test_millions_of_items(
+    backend: str,
+    make: Callable[[int], Flow[Any, Any]],
+    count: int,
+    least: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A million through everything, three through inline stages; where a filter is, fewer come out."""
     began = time.monotonic()
-    flat(backend, long_graph, 1_000_000, blocks=1500)
-    flat(backend, plain_graph, 3_000_000, blocks=1500)
+    seen = flat(backend, make, count, blocks=1500, seconds=DEEP_SECONDS)
     with capsys.disabled():
-        print(f"\n{backend}: 4,000,000 items in {time.monotonic() - began:.0f} s")  # noqa: T201
+        spent = time.monotonic() - began
+        print(f"\nsoak, {backend}, {make.__name__}: {seen} items in {spent:.0f} s")  # noqa: T201
+    assert seen >= least

@@ -15,9 +15,10 @@ from .faults import (
     PlannedError,
 )
 from .leaks import Snapshot, Watch, assert_nothing_since, no_leaks, soak
-from .outside import outside_work
+from .outside import Hang, outside_work
 from .schedules import (
     BACKENDS,
+    LOOPS,
     Outcome,
     Scenario,
     Schedule,
@@ -32,9 +33,11 @@ __all__ = [
     "BACKENDS",
     "ERRORS",
     "EXITS",
+    "LOOPS",
     "Conductor",
     "Fault",
     "Faults",
+    "Hang",
     "Outcome",
     "PlannedError",
     "Scenario",

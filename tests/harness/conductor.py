@@ -83,6 +83,10 @@ class Conductor:
         """The scenario has ended."""
         self._watching = False
 
+    def forget(self) -> None:
+        """Let go of the run, which is over: its error would keep all of it alive."""
+        self.scope = self.host = self._context = self._action = self.throw = None
+
     def step(self, describe: Callable[[], str]) -> None:
         """A step is about to be made; `describe` tells what it is.
 

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import anyio
@@ -198,7 +199,8 @@ def soak(
     warm_up: int = 20,
     blocks_each: float = 4.0,
     ignore: Iterable[str] = (),
-) -> None:
+    seconds: float = inf,
+) -> int:
     """Assert that calling something again and again leaves the process as it was.
 
     Between two plateaus: after `warm_up` calls, and after `rounds` more. An object type that grew
@@ -210,6 +212,10 @@ def soak(
         warm_up: How often to call it before the first look.
         blocks_each: Memory blocks a call may leave.
         ignore: Beginnings of type names that may grow.
+        seconds: After so many real seconds no further call is made.
+
+    Returns:
+        How often it was called between the two looks.
 
     Raises:
         AssertionError: Naming what grew, and by how much a call.
@@ -217,13 +223,16 @@ def soak(
     gc.collect()
     gc.freeze()  # what was there before is no concern of ours, and looking at it takes long
     try:
+        began = time.monotonic()
         for _ in range(warm_up):
             once()
         own_weight = Snapshot.take(objects=True)  # the second look has the first one in its view
         before = Snapshot.take(objects=True)
         del own_weight
-        for _ in range(rounds):
+        done = 0
+        while done < rounds and (not done or time.monotonic() - began < seconds):
             once()
+            done += 1
         gc.collect()  # finalisers may leave garbage for the one that comes with the look
         after = Snapshot.take(objects=True)
     finally:
@@ -231,10 +240,11 @@ def soak(
     grown = after.since(before)
     growth = after.kinds["objects"] - before.kinds["objects"]
     for name, number in growth.most_common():
-        if number >= rounds / 2 and not name.startswith(tuple(ignore)):
-            grown.append(f"objects: {name}, {number / rounds:.1f} a call")
-    blocks = (after.blocks - before.blocks) / rounds
+        if number >= done / 2 and not name.startswith(tuple(ignore)):
+            grown.append(f"objects: {name}, {number / done:.1f} a call")
+    blocks = (after.blocks - before.blocks) / done
     if blocks > blocks_each:
         grown.append(f"memory: {blocks:.1f} blocks a call")
     if grown:
-        raise AssertionError(listed(f"grew in {rounds} calls:", grown))
+        raise AssertionError(listed(f"grew in {done} calls:", grown))
+    return done

@@ -8,6 +8,8 @@ what is. Known without being told:
 - calls submitted to the standard library's thread and process pools;
 - plain threads begun since the watch began, for as long as they live.
 
+A thread that a `Hang` holds is not at work: nothing comes of it until it is released.
+
 Anything else (a subprocess, a socket, an engine of another kind) is announced with `outside_work`.
 
 A pool's future is forgotten only after its done-callbacks have run. Asking `done()` would leave a
@@ -35,6 +37,7 @@ _WATCHERS = ("asyncio-waitpid-", "waitpid-")
 _SERVANTS = ("QueueFeederThread", "AnyIO selector", *_WATCHERS)
 
 _announced: list[str] = []
+_hanging: list[threading.Thread] = []
 _submitted: dict[futures.Future[Any], str] = {}
 _originals: list[Any] = []
 _watching = 0
@@ -49,6 +52,31 @@ def outside_work(name: str = "announced work") -> Iterator[None]:
         yield
     finally:
         _announced.remove(name)
+
+
+class Hang:
+    """Holds threads as a call would that never returns, until they are released."""
+
+    def __init__(self) -> None:
+        self._released = threading.Event()
+        self._held: list[threading.Thread] = []
+
+    def hold(self, limit: float = 30.0) -> None:
+        """Hold this thread.
+
+        Raises:
+            AssertionError: Nobody has released it for `limit` real seconds.
+        """
+        self._held.append(threading.current_thread())
+        _hanging.append(threading.current_thread())
+        assert self._released.wait(limit), "nobody has released the thread"
+
+    def release(self) -> None:
+        """Let all go, now and later; from here on they are at work again."""
+        for thread in self._held:
+            _hanging.remove(thread)
+        self._held.clear()
+        self._released.set()
 
 
 def begin_watching() -> None:
@@ -147,10 +175,10 @@ def at_work(known: set[threading.Thread]) -> list[str]:
         known: The `busy_threads` of an earlier moment, to be left out.
     """
     names = [*_announced, *list(_submitted.values())]
-    names += [f"thread {thread.name!r}" for thread in busy_threads() - known]
+    names += [f"thread {thread.name!r}" for thread in busy_threads() - known - {*_hanging}]
     with suppress(LookupError, RuntimeError, ImportError):
         if not names:
-            names += ["worker thread"] * _calls_in_threads()
+            names += ["worker thread"] * (_calls_in_threads() - len(_hanging))
     return names
 
 

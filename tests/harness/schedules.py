@@ -22,6 +22,9 @@ anyio cancels the tasks of a scope in the order of a set, that is by address, wh
 to run. With `seed=None` asyncio keeps its own order (with that one uncertainty in it) and trio
 takes seed 0.
 
+uvloop is a backend of its own here, `"uvloop"`: its order is its own and its time is real
+(`_uvloop_loop`), but its steps are counted, so that one can act at each.
+
 A run ends with `Stuck`, and all stacks in its message, when it makes more than `steps` steps
 (livelock), when nothing can ever happen again (deadlock), when it is due to wait past `seconds` of
 virtual time, or when it waits for threads longer than `patience` real seconds. The scope around the
@@ -33,8 +36,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast
 
 import anyio
@@ -47,6 +52,9 @@ Backend = Literal["asyncio", "trio"]
 Scenario = Callable[[], Awaitable[T]]
 
 BACKENDS: tuple[Backend, ...] = ("asyncio", "trio")
+"""What can be driven by a seed, in virtual time."""
+LOOPS: tuple[str, ...] = (*BACKENDS, *(["uvloop"] if find_spec("uvloop") else []))
+"""What can be counted and acted on at every step."""
 
 
 class Settings(TypedDict, total=False):
@@ -66,13 +74,14 @@ class Schedule:
     """Everything that decides how a scenario is run; the same schedule gives the same run.
 
     Args:
-        backend: `"asyncio"` or `"trio"`.
+        backend: `"asyncio"`, `"trio"` or `"uvloop"`.
         seed: Chooses the order of steps; `None` is the backend's own order.
         lag: Probability that a ready task is passed over for a turn; needs a seed.
         steps: How many steps a run may make.
         seconds: How far virtual time may run.
         patience: Real seconds a run may wait for threads or files without making a step.
         rate: Virtual seconds per real second while threads are at work; 0 holds time still then.
+            On uvloop, always.
         eager: Whether new tasks begin at once (asyncio, Python 3.12 and newer).
     """
 
@@ -86,8 +95,10 @@ class Schedule:
     eager: bool = False
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {BACKENDS}, got {self.backend!r}")
+        if self.backend not in LOOPS:
+            raise ValueError(f"backend must be one of {LOOPS}, got {self.backend!r}")
+        if self.backend == "uvloop" and self.seed is not None:
+            raise ValueError("uvloop's order cannot be chosen: it takes no seed")
         if self.lag and self.seed is None:
             raise ValueError("lag needs a seed")
         if self.eager and (self.backend != "asyncio" or not hasattr(asyncio, "eager_task_factory")):
@@ -99,6 +110,11 @@ class Schedule:
             parts.append(f"seed={self.seed}")
         parts += [f"lag={self.lag}"] * bool(self.lag) + ["eager=True"] * self.eager
         return ", ".join(parts)
+
+    @property
+    def library(self) -> Backend:
+        """What anyio calls the backend."""
+        return "trio" if self.backend == "trio" else "asyncio"
 
     def conductor(self) -> Conductor:
         """A fresh one, for one run."""
@@ -122,6 +138,13 @@ class Schedule:
         def make() -> Conductor:
             return conductor or self.conductor()
 
+        if self.backend == "uvloop":
+            from . import _uvloop_loop
+
+            rate, patience = self.rate, self.patience
+            return {
+                "loop_factory": lambda: _uvloop_loop.make_loop(make(), rate=rate, patience=patience)
+            }
         if self.backend == "asyncio":
             return {"loop_factory": lambda: _asyncio_loop.make_loop(make(), eager=self.eager)}
         return _trio_loop.options(make, self.seed or 0)
@@ -142,7 +165,7 @@ def backend_options(
     To be returned by an `anyio_backend` fixture. A test that is stuck fails with `Stuck`.
     """
     chosen = schedule(backend, settings)
-    return chosen.backend, chosen.options()
+    return chosen.library, chosen.options()
 
 
 @dataclass
@@ -249,10 +272,10 @@ def observe(
             outcome.leaks.append(f"{task.cancelling()} requests to cancel the host task")
 
     def host() -> asyncio.Task[Any] | None:
-        return asyncio.current_task() if chosen.backend == "asyncio" else None
+        return asyncio.current_task() if chosen.library == "asyncio" else None
 
     try:
-        anyio.run(main, backend=chosen.backend, backend_options=chosen.options(conductor))
+        anyio.run(main, backend=chosen.library, backend_options=chosen.options(conductor))
     except Abandoned:
         pass  # the verdict says why
     except BaseException as error:
@@ -263,7 +286,22 @@ def observe(
     outcome.acted, outcome.where = conductor.acted, conductor.where
     if conductor.verdict is not None:
         outcome.error = conductor.verdict
+    conductor.forget()
+    _clear_frames(outcome.error, set())
     return outcome
+
+
+def _clear_frames(error: BaseException | None, seen: set[int]) -> None:
+    """Let go of what the frames in an error's traceback hold: a sweep has thousands of them."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    traceback.clear_frames(error.__traceback__)
+    _clear_frames(error.__cause__, seen)
+    _clear_frames(error.__context__, seen)
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            _clear_frames(one, seen)
 
 
 def run(backend: str | Schedule, scenario: Scenario[T], **settings: Unpack[Settings]) -> T:

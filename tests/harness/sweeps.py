@@ -48,7 +48,7 @@ def cancel_scope(conductor: Conductor, scenario: object) -> None:
 
 
 def native_cancel(conductor: Conductor, scenario: object) -> None:
-    """Call `asyncio.Task.cancel` on the task that runs the scenario; asyncio only."""
+    """Call `asyncio.Task.cancel` on the task that runs the scenario; not on trio."""
     assert conductor.host is not None, "only asyncio has native cancellation"
     conductor.native_cancels += 1
     conductor.host.cancel()
@@ -105,7 +105,7 @@ def act_at(
 
     When the scenario ends before, `outcome.acted` is false.
     """
-    if action is native_cancel and schedule(backend, settings).backend != "asyncio":
+    if action is native_cancel and schedule(backend, settings).library != "asyncio":
         raise ValueError("only asyncio has native cancellation")
     return observe(
         backend, scenario, at=k, action=lambda conductor: action(conductor, scenario), **settings
