@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -278,3 +279,18 @@ async def test_a_collect_reads_ahead_no_further_than_the_bound(buffer: int) -> N
         pulled = done = most = 0
         assert await flow.collect(buffer=buffer) == list(range(1000))
         assert most <= flow.graph.bound_with(buffer)
+
+
+async def test_a_pool_that_never_waits_can_be_cancelled() -> None:
+    """However much there is to do, and though nobody has to be waited for at the end."""
+
+    async def quick(item: int) -> int:
+        time.sleep(0.0001)
+        return item
+
+    calls = 0
+    with soon(), anyio.move_on_after(0.02) as scope:
+        flow = source(range(10**6)).buffer(50_000).map(quick, concurrency=2)
+        calls = len(await flow.collect())
+    assert scope.cancelled_caught
+    assert not calls

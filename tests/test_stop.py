@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import ClosedError, Input, Threads, source
+from flowstage import ClosedError, Graph, Input, Threads, source
 
 from .accounts import check_accounts, settle, soon
 from .conftest import virtual_time
@@ -270,3 +270,21 @@ async def test_slow_threads_finish_first() -> None:
                 run.send_nowait(number)
             await run.stop()
             assert [item async for item in run] == [0, 1, 2, 3]
+
+
+@virtual_time
+async def test_what_has_come_out_in_time_is_not_lost_to_the_deadline() -> None:
+    """Each output by itself: one that is whole can still be read, though another one was cut short."""
+
+    async def slow(item: int) -> int:
+        await anyio.sleep(10)
+        return item
+
+    start = Input[int]()
+    async with Graph(quick=start.map(same), slow=start.map(slow)).open() as run:
+        await run.feed(range(9))
+        await run.stop(timeout=25)
+        await anyio.sleep(100)
+        assert [item async for item in run.output("quick")] == list(range(9))
+        assert [item async for item in run.output("slow")] == []
+    check_accounts(run.report(), over=True)

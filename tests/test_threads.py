@@ -578,3 +578,36 @@ async def test_a_slow_thread_does_not_keep_what_others_could_do() -> None:
             go.set()
             done += [item async for item in run]
     assert sorted(done) == list(range(2000))
+
+
+async def test_slow_calls_after_quick_ones_are_shared_at_once() -> None:
+    """No result is held up for longer than one item takes, however quick those before it were."""
+    waiting, go = threading.Semaphore(0), threading.Event()
+
+    def work(item: int) -> int:
+        if item >= 2000:
+            waiting.release()
+            assert go.wait(5)
+        return item
+
+    flow = Input[int]().map(work, on=Threads(4), ordered=False)
+    with soon():
+        async with flow.open(buffer=1000) as run, anyio.create_task_group() as group:
+
+            async def feed() -> None:
+                await run.feed(range(2000))
+                while run.report().stage("work").done < 2000:
+                    await anyio.sleep(0.001)
+                await run.feed(range(2000, 2016))
+
+            group.start_soon(feed)
+            results = aiter(run)
+            done = [await anext(results) for _ in range(2000)]
+            try:
+                for _ in range(4):  # each worker has some of them, and none has them all
+                    assert await anyio.to_thread.run_sync(waiting.acquire, True, 2)
+            finally:
+                go.set()
+            run.finish()
+            done += [item async for item in results]
+    assert sorted(done) == list(range(2016))

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableSequence, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Hashable,
+    Mapping,
+    MutableSequence,
+    Sequence,
+)
 from operator import itemgetter
 from threading import get_ident
 from time import perf_counter
@@ -338,13 +346,18 @@ class Live:
 
     # -- interrupt ------------------------------------------------------------------------------
 
-    def interrupt(self) -> int:
-        """Discard everything inside and begin the next epoch; give the number of items."""
+    def interrupt(self, keep: Collection[Edge] = ()) -> int:
+        """Discard everything inside, but for some edges, and begin the next epoch.
+
+        Returns:
+            the number of items discarded.
+        """
         if self.closed or self.cancelled:
             return 0
         self.interrupts += 1
         count = sum(runner.discard() for runner in self.runners)
-        count += sum(edge.flush() for edge in self.edges.values() if not edge.finished)
+        flushed = (e for e in self.edges.values() if not e.finished and e not in keep)
+        count += sum(edge.flush() for edge in flushed)
         self.epoch.advance()
         for runner in self.runners:
             runner.bell.ring()  # its scope is cancelled, so it can move: it must not seem parked
@@ -373,10 +386,12 @@ class Live:
             await sleep(seconds)
             if all(edge.finished or edge.ended for edge in self.ends):
                 return
-            count = self.interrupt()
+            whole = {edge for edge in self.ends if edge.ended}  # all that is to come is there
+            count = self.interrupt(keep=whole)
             self.expired = True
             for edge in self.ends:
-                edge.finish()
+                if edge not in whole:
+                    edge.finish()
             if count:
                 logger.warning(
                     "the time of run.stop(timeout=%s) was over with %d accepted items inside; "

@@ -128,7 +128,7 @@ class Output(Generic[T_co]):
         """
         edge, live, bell = self._edge, self._live, self._bell
         while True:
-            if live.expired:
+            if live.expired and edge.finished:
                 return EMPTY
             if live.closed or edge.finished:
                 raise ClosedError(

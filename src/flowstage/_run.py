@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from anyio import (
+    BusyResourceError,
     WouldBlock,
     create_task_group,
     get_cancelled_exc_class,
@@ -331,9 +332,10 @@ class Run(Generic[In, Out_co]):
         `ClosedError`.
 
         Args:
-            timeout: seconds that the rest of the run may take. What is inside then is discarded,
-                as by `interrupt`, with a warning, and every output ends. The code that reads them is
-                not cancelled.
+            timeout: seconds that the rest of the run may take. What is on its way then is
+                discarded, as by `interrupt`, with a warning, and the outputs end. Those to which
+                everything has come by then can still be read, and the code that reads is not
+                cancelled.
 
         Raises:
             ValueError: `timeout` is negative or not finite.
@@ -363,12 +365,12 @@ class Run(Generic[In, Out_co]):
         if len(outputs) == 1:
             await outputs[0].read_into(deque(maxlen=0))
             return self.report()
-        refused: list[ClosedError] = []
+        refused: list[Exception] = []
 
         async def read(output: Output[Any]) -> None:
             try:
                 await output.read_into(deque(maxlen=0))
-            except ClosedError as error:
+            except (ClosedError, BusyResourceError) as error:
                 refused.append(error)
                 group.cancel_scope.cancel()
 

@@ -31,13 +31,15 @@ class Ahead(list[B]):
 
     Attributes:
         given: the last one that was put here.
+        since: when it was put here.
     """
 
-    __slots__ = ("given",)
+    __slots__ = ("given", "since")
 
     def __init__(self) -> None:
         super().__init__()
         self.given: B | None = None
+        self.since = 0.0
 
     def take(self) -> B | None:
         """Take the burst out, if nobody was quicker. Called in the thread as well as on the loop."""

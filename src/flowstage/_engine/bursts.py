@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
-from operator import length_hint
 from time import perf_counter
 from types import CoroutineType
 from typing import Any
@@ -30,10 +28,8 @@ from .runner import Frame, Step, Stopped, own_error
 from .seats import Seat, in_thread
 from .slices import SLICE
 
-BETWEEN_LOOKS = 1e-4
-"""Seconds of calls between two looks at the time."""
-MOST_BETWEEN_LOOKS = 8
-"""Calls between two looks at the time, however quick they have been: the next may be slow."""
+OVERDUE = 2 * SLICE
+"""Seconds that a burst may wait for a thread that is at work before somebody else has it."""
 
 
 class Burst(Slot):
@@ -50,9 +46,7 @@ class Burst(Slot):
         self.values = values
 
 
-def run_burst(
-    fn: Callable[[Any], Any], values: Sequence[Any], seconds: float, stride: int
-) -> Outcome:
+def run_burst(fn: Callable[[Any], Any], values: Sequence[Any], seconds: float) -> Outcome:
     """Call a function for value after value until one fails or the time is over. Runs in a thread.
 
     An interrupt empties the list of values meanwhile, which ends it too.
@@ -63,11 +57,9 @@ def run_burst(
     results: list[Any] = []
     began = perf_counter()
     end = began + seconds
-    todo = iter(values)
     try:
-        while length_hint(todo) > 0:
-            for value in islice(todo, stride):
-                results.append(fn(value))  # noqa: PERF401 - a `map` hides StopIteration
+        for value in values:
+            results.append(fn(value))
             if perf_counter() > end:
                 break
     except BaseException as error:  # carried to the loop, where the guard looks at it
@@ -159,12 +151,17 @@ class BurstOffload(Offload):
         return None
 
     def take_batch(self, seat: Seat) -> list[Slot]:
-        return self.take_up(self.share(seat)) or self.take_from_others()
+        return self.take_overdue() or self.take_up(self.share(seat)) or self.take_from_others()
 
-    def take_from_others(self) -> list[Slot]:
-        """Take what a thread was to go on with, since it is not known when it will come to it."""
+    def take_overdue(self) -> list[Slot]:
+        """Take what has waited for its thread for too long: its call is slow, and others go past."""
+        return self.take_from_others(OVERDUE)
+
+    def take_from_others(self, seconds: float = 0.0) -> list[Slot]:
+        """Take what a thread was to go on with, if it has waited for so long or longer."""
+        due = perf_counter() - seconds
         for ahead in self.aheads.values():
-            burst = ahead.take()
+            burst = ahead.take() if ahead and ahead.since <= due else None
             if burst is not None:
                 del self.handed[burst]
                 return [burst]
@@ -229,8 +226,7 @@ class BurstOffload(Offload):
 
     def do_burst(self, values: Sequence[Any]) -> Outcome:
         """Do the values of a burst. Runs in a thread."""
-        stride = max(1, min(MOST_BETWEEN_LOOKS, int(BETWEEN_LOOKS / (self.pace or 1.0))))
-        return run_burst(self.fn, values, SLICE, stride)
+        return run_burst(self.fn, values, SLICE)
 
     def begin_burst(self, slot: Burst) -> None:
         """Note what a thread is about to work on."""
@@ -248,10 +244,10 @@ class BurstOffload(Offload):
         """Give a thread at work what it can go on with, if nobody else could do it now."""
         if not self.pace or self.busy < self.width or ahead or seat.wanted:
             return
-        for slot in self.take_up(self.part(self.busy)):
+        for slot in self.take_overdue() or self.take_up(self.part(self.busy)):
             assert isinstance(slot, Burst)
             self.handed[slot] = slot.values
-            ahead.given = slot
+            ahead.given, ahead.since = slot, perf_counter()
             ahead.append(slot)
 
     def told(
@@ -274,7 +270,7 @@ class BurstOffload(Offload):
             pass
         except BaseException as error:
             self.frame.crash(error)
-        if self.needed or self.over():
+        if self.needed or self.over() or (self.waiting() and self.may_call()):
             self.bell.ring()
 
     def count_calls(self, outcome: Outcome) -> None:

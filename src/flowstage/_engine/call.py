@@ -116,6 +116,7 @@ class CallStep(Step):
                     del error  # or this frame and its traceback would keep each other, and the item
             self.tally.retries += 1
             await sleep(retry.wait(failures))  # of 0 s: a turn for others, however many tries
+            self.frame.epoch.check(seen)  # an interrupt may come when the sleep is over already
         if self.hooks is not None:
             self.frame.epoch.check(seen)
             await self.hooks.after(value, result, None, envelope.context)

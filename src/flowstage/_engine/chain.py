@@ -581,6 +581,8 @@ class Chain(Runner):
                 if type(value) is Sentinel:
                     raise sentinel_given(first.name)
                 for fn, step in below:
+                    if seen != epoch.number:
+                        break
                     given = value
                     value = fn(value)
                     if type(value) is Sentinel:

@@ -163,7 +163,9 @@ class Offload(Pool):
         """Give how many items a call may take: a fair share, no more than a slice's worth."""
         if self.single:
             return 1
-        return self.part(1 + max(0, min(self.width - self.busy, seat.free)))
+        # Those who have been called and have nothing yet are at work already, by the count.
+        helpers = max(0, min(self.width - self.busy, seat.free)) + self.coming
+        return self.part(1 + helpers)
 
     def part(self, number: int) -> int:
         """Give how many items one of so many workers may take."""

@@ -131,6 +131,7 @@ class Pool(Runner):
         self.needed = False
         self.idle: list[Worker] = []
         self.workers = 0
+        self.latest: Worker | None = None  # the worker that made the last call
 
     # -- the coordinator ------------------------------------------------------------------------
 
@@ -378,12 +379,20 @@ class Pool(Runner):
         """Process one item after the other, until there is none."""
         seen = worker.seen
         process = self.flat if self.is_flat else self.one
+        end = 0.0
         try:
             while True:
                 slot = worker.slot
                 if slot is not None:
                     if seen != self.frame.epoch.number:
                         return  # it was interrupted before it had begun
+                    if self.latest is not worker:  # another one has been at work
+                        self.latest, end = worker, perf_counter() + LONGEST_TURN
+                    elif perf_counter() > end:  # its function may never wait
+                        await checkpoint()
+                        if seen != self.frame.epoch.number:
+                            return
+                        end = perf_counter() + LONGEST_TURN
                     await process(slot)
                     if seen != self.frame.epoch.number:
                         return
@@ -499,6 +508,7 @@ class Pool(Runner):
                     break
                 step.tally.retries += 1
                 await sleep(retry.wait(failures))
+                self.frame.epoch.check(seen)
             finally:
                 if source is not None and not source.closed:
                     await close_values(step, source, item)

@@ -15,7 +15,7 @@ from .._envelope import Barrier, Envelope, Fault, Hole, Mark
 from .._errors import safe_repr
 from .._stages import RouteStage
 from .._wires import EMPTY, Edge, Enough, Outlet
-from .runner import MOST_IN_A_TURN, Frame, Runner, Step, own_error
+from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
 
 
 class SplitRunner(Runner):
@@ -23,21 +23,23 @@ class SplitRunner(Runner):
 
     async def serve(self) -> None:
         (inlet,) = self.inlets
-        turns = 0
+        turns, began = 0, perf_counter()
         while True:
             thing = self.returned() or inlet.take()
             if type(thing) is Envelope:
                 await self.send(thing)
                 turns += 1
-                if turns % MOST_IN_A_TURN == 0:
+                if turns >= MOST_IN_A_TURN or perf_counter() - began > LONGEST_TURN:
                     await checkpoint()
                     self.check()
+                    turns, began = 0, perf_counter()
             elif thing is not EMPTY:
                 await self.pass_mark(thing)
             elif inlet.ended:
                 return
             else:
                 await self.wait_item()
+                turns, began = 0, self.woke
 
     def returned(self) -> Envelope | Fault | None:
         """Give an item that came back from a branch that went away."""

@@ -23,7 +23,7 @@ from .._errors import NO_ITEM, safe_repr
 from .._stages import MAIN, TransformStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import sentinel_given
-from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, Stopped, own_error
+from .runner import LONGEST_TURN, Frame, Runner, Step, Stopped, own_error
 from .values import DONE, Values, read
 
 GIVEN = (
@@ -42,7 +42,7 @@ class Items(AsyncIterator[Any]):
     def __init__(self, runner: TransformRunner) -> None:
         self._runner = runner
         self.barrier: Barrier | None = None
-        self._taken = 0
+        self._end = 0.0  # when other tasks are due a turn
 
     async def __anext__(self) -> Any:
         runner = self._runner
@@ -53,9 +53,10 @@ class Items(AsyncIterator[Any]):
             thing = inlet.take()
             if type(thing) is Envelope:
                 runner.hold(thing)
-                self._taken += 1
-                if self._taken % MOST_IN_A_TURN == 0:
-                    await checkpoint()
+                if perf_counter() > self._end:
+                    if self._end:
+                        await checkpoint()
+                    self._end = perf_counter() + LONGEST_TURN
                 return thing.value
             if thing is EMPTY and inlet.ended:
                 runner.resumed = perf_counter()
@@ -67,6 +68,7 @@ class Items(AsyncIterator[Any]):
             try:
                 if thing is EMPTY:
                     await runner.wait_for_items()
+                    self._end = perf_counter() + LONGEST_TURN
                 else:
                     await runner.pass_mark(thing)
             except (Flushed, Enough):
