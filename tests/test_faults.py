@@ -80,6 +80,8 @@ def test_any_call_may_fail(backend: str, name: str, policy: str) -> None:
 def test_exits_go_through_bare(backend: str, error: str) -> None:
     """`KeyboardInterrupt` and `SystemExit` are neither skipped nor wrapped."""
     for place, name in enumerate(GRAPHS):
+        if backend == "uvloop" and name == "timed_batches":
+            continue  # real time decides how many calls there are, and the last may not come
 
         def some(calls: int) -> Iterator[tuple[Fault, ...]]:
             yield from [(Fault(call, error),) for call in range(1, calls + 1, 8)]
@@ -88,7 +90,6 @@ def test_exits_go_through_bare(backend: str, error: str) -> None:
         assert counts["failed"] == counts["runs"]
 
 
-@pytest.mark.xfail(reason="a flat_map in threads with a timeout forgets what its last call began")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_values_with_a_timeout_are_closed(backend: str) -> None:
     """A generator that a call began while the run was failing is closed too."""

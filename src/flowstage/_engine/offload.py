@@ -449,7 +449,8 @@ class Offload(Pool):
         envelope, began = slot.envelope, perf_counter()
         self.step.tally.working[slot] = (began, envelope.value)
         try:
-            answer, late = await self._in_time(slot, seen, run_slice, self.call, (envelope,), 0.0)
+            work = partial(run_slice, self.call, (envelope,), 0.0)
+            answer, late = await self._in_time(slot, seen, [], work)
         finally:
             self.step.tally.working.pop(slot, None)
             self.step.spent(envelope, perf_counter() - began)
@@ -459,15 +460,16 @@ class Offload(Pool):
         return outcome
 
     async def _in_time(
-        self, slot: Slot, seen: int, work: Callable[..., Any], *args: Any
+        self, slot: Slot, seen: int, answers: list[Any], work: Callable[..., Any], *args: Any
     ) -> tuple[Any, StageTimeout | None]:
         """Run a call in a thread, no longer than the stage's timeout, and see it end.
+
+        Its answer is put into `answers` in any case, also when this is cancelled meanwhile.
 
         Returns:
             its answer, nothing if it was not even begun; and the error if it came too late.
         """
         timeout = self.step.options.timeout
-        answers: list[Any] = []
         if timeout is None:
             await self._thread_call(answers, slot, work, args)
             return answers[0] if answers else None, None
@@ -571,13 +573,24 @@ class Offload(Pool):
                     more, begun = error is None, None
                 else:
                     working[slot] = (began, envelope.value)
+                    answers: list[Any] = []
                     try:
                         answer, late = await self._in_time(
-                            slot, seen, read_slice, self.call, envelope, iterator, SLICE, most
+                            slot,
+                            seen,
+                            answers,
+                            read_slice,
+                            self.call,
+                            envelope,
+                            iterator,
+                            SLICE,
+                            most,
                         )
                         if answer is not None:
                             iterator, values, more, error = answer
                     finally:
+                        if answers:  # it is to be closed, whatever has come in between
+                            iterator = answers[0][0]
                         working.pop(slot, None)
                         self.step.spent(envelope, perf_counter() - began)
                     if late is not None:
