@@ -229,6 +229,12 @@ class Swept(Play):
 
     # -- what a sweep does at a point
 
+    def interrupt(self) -> None:
+        if self.run._live.cancelled:
+            self.run.interrupt()  # the run has failed, which goes before: no new epoch begins
+        else:
+            super().interrupt()
+
     def ask_raise(self) -> None:
         """Have the body of the block fail."""
         if self.raise_now is not None:

@@ -33,7 +33,7 @@ from .faulty import (
     settings_of,
     wrong_account,
 )
-from .harness import LOOPS, Faults, Hang, Outcome, observe
+from .harness import LOOPS, Faults, Hang, Outcome, observe, tell
 
 LEAVES = 30.0
 """When the block is left, in virtual seconds."""
@@ -249,9 +249,6 @@ def test_every_call_is_late(backend: str, hangs: bool, capsys: pytest.CaptureFix
         for number in range(len(POLICIES)):
             counts += played(backend, name, points(number, step, place), hangs=hangs)
     total = sum(counts.values()) - counts["too few calls"]
-    with capsys.disabled():
-        print(  # noqa: T201
-            f"\n{'hanging' if hangs else 'slow'} calls, {backend}: {total} runs, {dict(counts)} in "
-            f"{time.monotonic() - began:.0f} s"
-        )
+    kind, spent = "hanging" if hangs else "slow", time.monotonic() - began
+    tell(capsys, f"{kind} calls, {backend}: {total} runs, {dict(counts)} in {spent:.0f} s")
     assert total > (60 if backend == "uvloop" else 2000)

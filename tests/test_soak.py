@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from flowstage import Flow, Input, Sentinel, Threads, gather, merge, source
 
-from .harness import LOOPS, soak
+from .harness import LOOPS, soak, tell
 from .laws.play import account
 
 PLACE = Threads(2)  # at the level of the module, as users have it: one for all runs
@@ -258,8 +258,7 @@ def test_ten_thousand_runs(backend: str, capsys: pytest.CaptureFixture[str]) -> 
         rounds = -(-10_000 // (5 * len(endings)))
         runs += forever(backend, once, rounds, 10, left / (len(endings) - place))
     assert threading.active_count() <= threads + 4
-    with capsys.disabled():
-        print(f"\nsoak, {backend}: {runs} runs in {time.monotonic() - began:.0f} s")  # noqa: T201
+    tell(capsys, f"soak, {backend}: {runs} runs in {time.monotonic() - began:.0f} s")
     assert runs >= 2000
 
 
@@ -353,7 +352,6 @@ def test_millions_of_items(
     """A million through everything, three through inline stages; where a filter is, fewer come out."""
     began = time.monotonic()
     seen = flat(backend, make, count, blocks=1500, seconds=DEEP_SECONDS)
-    with capsys.disabled():
-        spent = time.monotonic() - began
-        print(f"\nsoak, {backend}, {make.__name__}: {seen} items in {spent:.0f} s")  # noqa: T201
+    spent = time.monotonic() - began
+    tell(capsys, f"soak, {backend}, {make.__name__}: {seen} items in {spent:.0f} s")
     assert seen >= least

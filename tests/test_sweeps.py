@@ -34,6 +34,7 @@ from .harness import (
     native_cancel,
     observe,
     sweep,
+    tell,
 )
 from .laws.references import REFERENCES, WAYS, reference
 from .swept_parts import Swept
@@ -217,8 +218,7 @@ def test_every_point(backend: str, name: str) -> None:
 
 def told(capsys: pytest.CaptureFixture[str], began: float, what: str, points: int) -> None:
     """Print what a campaign did."""
-    with capsys.disabled():
-        print(f"\nsweeps, {what}: {points} points in {time.monotonic() - began:.0f} s")  # noqa: T201
+    tell(capsys, f"sweeps, {what}: {points} points in {time.monotonic() - began:.0f} s")
 
 
 @pytest.mark.deep

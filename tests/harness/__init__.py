@@ -28,6 +28,7 @@ from .schedules import (
     run,
 )
 from .sweeps import act_at, both, call, cancel_scope, count_points, native_cancel, sweep
+from .telling import tell
 
 __all__ = [
     "BACKENDS",
@@ -64,4 +65,5 @@ __all__ = [
     "single_faults",
     "soak",
     "sweep",
+    "tell",
 ]
