@@ -449,8 +449,9 @@ class Offload(Pool):
         envelope, began = slot.envelope, perf_counter()
         self.step.tally.working[slot] = (began, envelope.value)
         try:
-            work = partial(run_slice, self.call, (envelope,), 0.0)
-            answer, late = await self._in_time(slot, seen, [], work)
+            answer, late = await self._in_time(
+                slot, seen, [], run_slice, self.call, (envelope,), 0.0
+            )
         finally:
             self.step.tally.working.pop(slot, None)
             self.step.spent(envelope, perf_counter() - began)
