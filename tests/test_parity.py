@@ -307,10 +307,11 @@ async def test_a08_input_and_output_never_block_the_loop() -> None:
     async with running({"held": held}, max_queue_size=1) as pipeline:
 
         async def feed_and_read() -> list[int]:
-            stream = pipeline.generate_output_stream()
+            stream, found = pipeline.generate_output_stream(), list[int]()
             async with anyio.create_task_group() as group:
                 group.start_soon(pipeline.process_input_stream, items(*range(5)))
-                return [await anext(stream) for _ in range(5)]
+                found += [await anext(stream) for _ in range(5)]
+            return found
 
         assert await held_by(feed_and_read) == list(range(5))
 
@@ -636,6 +637,7 @@ async def test_a18_the_report_and_its_summary() -> None:
         stream = pipeline.generate_output_stream()
         assert await anext(stream) == 0
         report = pipeline.get_report()  # midway: of what was read
+        assert isinstance(report, PipelineAnalysis) and report.item_breakdowns is not None
         assert report.summary.total_items == len(report.item_breakdowns) == 1
         assert report.analysis_metadata["pipeline_running"] is True
         assert await results(pipeline) == [1, 2, 3]
@@ -643,6 +645,7 @@ async def test_a18_the_report_and_its_summary() -> None:
         await pipeline.start()
         assert await results(pipeline, 4) == [4]
         report = pipeline.get_report()  # after a restart: of both runs
+        assert isinstance(report, PipelineAnalysis) and report.item_breakdowns is not None
         assert report.summary.total_items == len(report.item_breakdowns) == 5
         assert all(found.totals.total_latency > 0 for found in report.item_breakdowns)
 
