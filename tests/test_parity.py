@@ -637,15 +637,18 @@ async def test_a18_the_report_and_its_summary() -> None:
         stream = pipeline.generate_output_stream()
         assert await anext(stream) == 0
         report = pipeline.get_report()  # midway: of what was read
-        assert isinstance(report, PipelineAnalysis) and report.item_breakdowns is not None
+        assert isinstance(report, PipelineAnalysis)
+        assert report.item_breakdowns is not None
         assert report.summary.total_items == len(report.item_breakdowns) == 1
+        assert report.analysis_metadata is not None
         assert report.analysis_metadata["pipeline_running"] is True
         assert await results(pipeline) == [1, 2, 3]
         await pipeline.stop()
         await pipeline.start()
         assert await results(pipeline, 4) == [4]
         report = pipeline.get_report()  # after a restart: of both runs
-        assert isinstance(report, PipelineAnalysis) and report.item_breakdowns is not None
+        assert isinstance(report, PipelineAnalysis)
+        assert report.item_breakdowns is not None
         assert report.summary.total_items == len(report.item_breakdowns) == 5
         assert all(found.totals.total_latency > 0 for found in report.item_breakdowns)
 
