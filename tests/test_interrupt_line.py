@@ -467,7 +467,7 @@ async def test_a_source_is_not_rewound() -> None:
 
 
 async def test_a_full_source_goes_on_with_its_next_item() -> None:
-    """A source that waits to give loses that item and goes on behind it."""
+    """What it has in hand is lost with the rest, and it goes on behind that."""
     for make in (source, functools.partial(source, on=Threads(1))):
         with soon():
             async with make(range(1000)).map(same).open(buffer=3) as run:
@@ -475,7 +475,7 @@ async def test_a_full_source_goes_on_with_its_next_item() -> None:
                     await anyio.sleep(0.001)
                 await settle()
                 count = run.interrupt()
-                assert count >= 4
+                assert count == 3 if make is source else count > 3  # a thread pulls a slice
                 got = [item async for item in run]
         assert got == list(range(got[0], 1000))
         assert len(got) == 1000 - count

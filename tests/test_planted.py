@@ -518,7 +518,7 @@ PLANTED: list[tuple[Plant, Search]] = [
     (a_hook_that_may_break_a_stage, failing("on_the_loop", "raise", "ordinary")),
     (a_skip_that_takes_the_next_too, failing("on_the_loop", "skip", "ordinary")),
     (a_skip_that_takes_the_next_too, random_graphs),
-    (a_stop_that_forgets_the_hand, points("waiting", "stop")),
+    (a_stop_that_forgets_the_hand, points("buffers", "stop")),
     (an_order_that_depends_on_the_loop, ordered_graphs),
     (a_task_left_behind, points("inline", "leave", "asyncio")),
     (a_thread_left_behind, points("thread_source", "leave")),

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Input, Sentinel, Threads, source
+from flowstage import Graph, Input, Sentinel, Threads, source
 
 from .accounts import check_accounts, settle, soon
 
@@ -365,6 +365,90 @@ async def test_backpressure_reaches_the_source() -> None:
 
 async def a_number(item: int) -> int:
     return item
+
+
+class Counted:
+    """Numbers without end, that counts how many were asked for."""
+
+    def __init__(self) -> None:
+        self.pulled = 0
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        while True:
+            self.pulled += 1
+            await checkpoint()
+            yield self.pulled
+
+
+@pytest.mark.parametrize("timing", [False, True])
+@pytest.mark.parametrize("branches", [1, 2])
+async def test_a_value_is_pulled_when_there_is_room_for_it(branches: int, timing: bool) -> None:
+    """So as many as the edge holds are pulled ahead, and no more, with a fused stage too."""
+    for buffer in (1, 3):
+        for fused in (False, True):
+            items = Counted()
+            start = source(items)
+            flow = start.map(lambda number: number) if fused else start
+            ends = [flow] if branches == 1 else [flow, flow.buffer(buffer)]
+            with soon():
+                async with Graph(*ends).open(buffer=buffer, timing=timing) as run:
+                    await settle()
+                    assert items.pulled == buffer
+                    assert await anext(aiter(run.output(flow))) == 1
+                    if branches == 2:  # the slowest branch sets the pace
+                        await settle()
+                        assert items.pulled == buffer
+                        assert await anext(aiter(run.output(ends[1]))) == 1
+                    await settle()
+                    assert items.pulled == buffer + 1
+            check_accounts(run.report(), over=True)
+
+
+async def test_a_rendezvous_has_one_in_hand() -> None:
+    """There is never room for it before somebody waits."""
+    items = Counted()
+    with soon():
+        async with source(items).open(buffer=0) as run:
+            await settle()
+            assert items.pulled == 1
+            assert await anext(aiter(run)) == 1
+            await settle()
+            assert items.pulled == 2
+
+
+async def test_a_buffer_that_drops_is_always_pulled_for() -> None:
+    """It has room at any time."""
+    items = Counted()
+    with soon():
+        async with source(items).buffer(2, overflow="drop_oldest").open() as run:
+            await settle()
+            assert items.pulled > 10
+            assert await anext(aiter(run)) > 5
+
+
+async def test_what_ends_a_source_that_waits_for_room() -> None:
+    """`stop` pulls no more; an interrupt makes room; a sentinel goes in front of the next value."""
+    items = Counted()
+    with soon():
+        async with source(items).open(buffer=2) as run:
+            await settle()
+            assert run.interrupt() == 2
+            await settle()
+            assert items.pulled == 4
+            async with anyio.create_task_group() as group:
+                group.start_soon(run.send_sentinel, "here")
+                await settle()
+                events = run.events()
+                got = [await anext(events) for _ in range(4)]
+                assert got == [3, 4, Sentinel("here"), 5]
+            await settle()
+            assert items.pulled == 7
+            await run.stop()
+            await settle()
+            assert items.pulled == 7
+            assert [event async for event in events] == [6, 7]
+    assert run.report().stages[0].taken == 7
+    check_accounts(run.report(), over=True)
 
 
 async def test_an_error_in_opening() -> None:

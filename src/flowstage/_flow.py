@@ -852,6 +852,9 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
     What can be read once, such as a generator, serves one run: when that has used it up, another one
     is refused. Give the function that makes it, and every run gets its own.
 
+    On the event loop an item is pulled as soon as there is room for it, so the capacity of the edge
+    behind it says how far it is read ahead; before a rendezvous (capacity 0) that is one item.
+
     Args:
         items: an iterable, an async iterable, an async context manager giving one, or a function
             returning any of these, which is called afresh for each run.

@@ -9,7 +9,7 @@ from weakref import ref
 from anyio import BusyResourceError, get_current_task
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ._envelope import Barrier, Envelope, Failure, Fault, Sentinel
+from ._envelope import Barrier, Envelope, Failure, Fault, Mark, Sentinel
 from ._errors import ClosedError, StageError, note_failure
 from ._live import Live
 from ._wires import EMPTY, Bare
@@ -98,27 +98,13 @@ class Output(Generic[T_co]):
         )
         return error
 
-    def _value_soon(self) -> Any:
-        """Take a value of the burst that is being read, if that is bare values: the quick way."""
-        edge = self._edge
-        head = edge.head
-        if head.__class__ is not Bare or not head or self._turns >= _TURN or self._live.closed:
-            return EMPTY
-        self._turns += 1
-        edge.taken += 1
-        if edge.writer is not None:
-            edge.ring_writer()
-        return head.popleft()
-
     def _take_soon(self) -> Any:
         """Take what is there, or `EMPTY` if there is nothing or other tasks are due a turn."""
         edge = self._edge
-        if self._turns >= _TURN or edge.finished or self._live.closed:
+        if not edge.total - edge.taken - edge.flushed or self._turns >= _TURN or self._live.closed:
             return EMPTY
-        thing = edge.take()
-        if thing is not EMPTY:
-            self._turns += 1
-        return thing
+        self._turns += 1
+        return edge.take()
 
     async def next_thing(self) -> Any:
         """Wait for the next thing: an envelope or a mark; `EMPTY` at the end.
@@ -136,10 +122,9 @@ class Output(Generic[T_co]):
                     if edge.finished
                     else "the run is over; read its results inside the async with block"
                 )
-            thing = edge.take()
-            if thing is not EMPTY:
+            if edge.total - edge.taken - edge.flushed:
                 self._turns += 1
-                return thing
+                return edge.take()
             if edge.ended:
                 live.watch.look()  # the others that wait may be waiting for each other
                 return EMPTY
@@ -199,56 +184,61 @@ class _Reading(AsyncIterator[Any]):
         self.task = task
         self.over = False
 
+    async def __anext__(self) -> Any:
+        output = self.output
+        edge = output._edge
+        head = edge.head or edge.refill()
+        if head.__class__ is Bare and head and output._turns < _TURN and not output._live.closed:
+            output._turns += 1
+            edge.taken += 1
+            if edge.writer is not None:
+                edge.ring_writer()
+            return head.popleft()
+        return await self._next()
+
     async def _next(self) -> Any:
         """Wait for the next thing. While there is one to take, which task asks matters to nobody."""
         output = self.output
-        self.over = False
-        try:
-            if output.due():
-                await checkpoint()
-            thing = await output.next_thing()
-        except BaseException:  # a cancelled `async for` is over, and who knows what keeps it alive
-            self.over = True
-            raise
-        if thing is EMPTY:
-            self.over = True
-            raise StopAsyncIteration
-        return thing
+        while True:
+            thing = output._take_soon()
+            if thing is EMPTY:
+                self.over = False
+                try:
+                    if output.due():
+                        await checkpoint()
+                    thing = await output.next_thing()
+                    if thing is EMPTY:
+                        raise StopAsyncIteration
+                except (
+                    BaseException
+                ):  # a cancelled `async for` is over, and who knows what keeps it
+                    self.over = True
+                    raise
+            if type(thing) is Envelope:
+                return thing.value
+            if (event := self._event(thing)) is not EMPTY:
+                return event
+
+    def _event(self, mark: Mark) -> Any:
+        """Give what is read instead of what is no result, or `EMPTY` to pass it over."""
+        raise NotImplementedError
 
 
 class _Results(_Reading):
-    async def __anext__(self) -> Any:
-        output = self.output
-        if (value := output._value_soon()) is not EMPTY:
-            return value
-        take_soon = output._take_soon
-        while True:
-            if (thing := take_soon()) is EMPTY:
-                thing = await self._next()
-            if type(thing) is Envelope:
-                return thing.value
-            if type(thing) is Fault:
-                failure = thing.failure
-                if isinstance(failure.error, StopAsyncIteration):  # it would end the iteration
-                    raise StageError(
-                        f"stage {failure.stage!r} raised StopAsyncIteration"
-                    ) from failure.error
-                note_failure(failure)
-                raise failure.error
+    def _event(self, mark: Mark) -> Any:
+        if type(mark) is not Fault:
+            return EMPTY
+        failure = mark.failure
+        if isinstance(failure.error, StopAsyncIteration):  # it would end the iteration
+            raise StageError(
+                f"stage {failure.stage!r} raised StopAsyncIteration"
+            ) from failure.error
+        note_failure(failure)
+        raise failure.error
 
 
 class _Events(_Reading):
-    async def __anext__(self) -> Any:
-        output = self.output
-        if (value := output._value_soon()) is not EMPTY:
-            return value
-        take_soon = output._take_soon
-        while True:
-            if (thing := take_soon()) is EMPTY:
-                thing = await self._next()
-            if type(thing) is Envelope:
-                return thing.value
-            if type(thing) is Fault:
-                return thing.failure
-            if type(thing) is Barrier:
-                return thing.sentinel
+    def _event(self, mark: Mark) -> Any:
+        if type(mark) is Fault:
+            return mark.failure
+        return mark.sentinel if type(mark) is Barrier else EMPTY

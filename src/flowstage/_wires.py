@@ -104,6 +104,8 @@ class Edge:
 
     bulk = True
     """Whether `put_value` and `put_values` spare values their envelopes here."""
+    blocks = True
+    """Whether a writer waits while it is full."""
     stamps = False
     """Whether it notes on each item's clock when it came in; if not, its writer does."""
 
@@ -414,6 +416,7 @@ class Poured(Edge):
 
     __slots__ = ("into",)
 
+    blocks = False
     into: MutableSequence[Any]
 
     def put(self, thing: Any) -> bool:
@@ -455,6 +458,8 @@ class Lossy(Boxed):
     """A full edge loses items on purpose; sentinels and failures are never dropped."""
 
     __slots__ = ()
+
+    blocks = False
 
     def _drop(self) -> None:
         self.flushed += 1
@@ -506,6 +511,7 @@ class Overflowing(Boxed):
 
     __slots__ = ("on_overflow", "overflowed")
 
+    blocks = False
     on_overflow: Callable[[Any], None]
 
     def __init__(self, source: str, target: str, capacity: int, *, aligned: bool = False) -> None:
@@ -557,20 +563,21 @@ class Outlet:
 
     Attributes:
         edges: where it gives to; one whose reader has had enough is passed over.
+        sole: the edge, if there is just one.
         put: offers an item to all edges; tells whether they took it. Never waits. Raises `Enough`
             when no edge is left to give to.
     """
 
-    __slots__ = ("_given", "_sole", "edges", "put", "put_value")
+    __slots__ = ("_given", "edges", "put", "put_value", "sole")
 
     def __init__(self, edges: Iterable[Edge]) -> None:
         self.edges = list(edges)
         self._given = 0
-        self._sole = self.edges[0] if len(self.edges) == 1 else None
-        self.put: Callable[[Any], bool] = self._put_to_all if self._sole is None else self._sole.put
+        self.sole = self.edges[0] if len(self.edges) == 1 else None
+        self.put: Callable[[Any], bool] = self._put_to_all if self.sole is None else self.sole.put
         self.put_value: Callable[[Any], bool] = self._put_value_to_all
-        if self._sole is not None:
-            self.put_value = self._sole.put_value
+        if self.sole is not None:
+            self.put_value = self.sole.put_value
 
     def _put_to_all(self, thing: Any) -> bool:
         """Give to every open edge or to none; each further one gets an envelope of its own."""
@@ -605,13 +612,13 @@ class Outlet:
 
     def space(self) -> int:
         """Tell how many items `put_values` may put now."""
-        if self._sole is not None:
-            return 0 if self._sole.finished else self._sole.space()
+        if self.sole is not None:
+            return 0 if self.sole.finished else self.sole.space()
         return min((edge.space() for edge in self.edges if not edge.finished), default=0)
 
     def put_values(self, values: Sequence[Any]) -> None:
         """Put items that need no envelope and that `space` has room for."""
-        if self._sole is None:
+        if self.sole is None:
             self._given += len(values)
         for edge in self.edges:
             if not edge.finished:
@@ -637,7 +644,7 @@ class Outlet:
     @property
     def given(self) -> int:
         """Results that went out; faults, barriers and holes apart."""
-        return self._given if self._sole is None else self._sole.values_in
+        return self._given if self.sole is None else self.sole.values_in
 
     @property
     def aligned(self) -> bool:
@@ -652,8 +659,8 @@ class Outlet:
     @property
     def open(self) -> bool:
         """Whether anybody still wants what goes out here."""
-        if self._sole is not None:
-            return not self._sole.finished
+        if self.sole is not None:
+            return not self.sole.finished
         return any(not edge.finished for edge in self.edges)
 
     async def wait_room(self, thing: Any, bell: Bell) -> None:

@@ -278,8 +278,19 @@ class Runner:
         """Wait until an outlet may have room for a thing."""
         self.since = began = perf_counter()
         self.waits, self.waits_at = "output", outlet.edges
+        edge = outlet.sole
         try:
-            await outlet.wait_room(thing, self.bell)
+            if edge is None:
+                await outlet.wait_room(thing, self.bell)
+            elif not (edge.finished or edge.room(thing)):  # without another coroutine in between
+                bell = edge.writer = self.bell
+                wake = bell.begin()
+                try:
+                    await wake
+                finally:
+                    edge.writer = None
+                    if bell.event is wake:
+                        bell.give_up()
         finally:
             self.waits = ""
             self.steps[-1].tally.blocked += perf_counter() - began

@@ -357,6 +357,9 @@ class SourceRunner(EntryRunner):
         self.late: BaseException | None = None  # what the source raised, when it cannot be told yet
         self.pump_bell = Bell(frame.watch)
         self.line.changed = self.pump_bell.ring
+        # A value is pulled when there is room for it. A rendezvous has none before its reader waits,
+        # and a buffer that drops items always has.
+        self.bounded = [edge for edge in self.outlet.edges if edge.blocks and edge.capacity]
         self.hand: deque[Any] = deque()
         self.got: list[Any] | None = None  # a burst that is being pulled
         self.old = 0  # items at its head that an interrupt has discarded
@@ -589,18 +592,28 @@ class SourceRunner(EntryRunner):
 
     async def _turn(self, values: Values) -> bool:
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
-        end = perf_counter() + LONGEST_TURN
         scope, outlet, make = self.pull_scope, self.outlet, self.frame.envelope
         is_bare = self.frame.plain
         put = outlet.put_value if is_bare else outlet.put
         plain, tally, line = not values.is_async, self.steps[0].tally, self.line
-        direct = not self.calls
+        direct, bounded, epoch = not self.calls, self.bounded, self.frame.epoch
         pull = values.iterator.__anext__ if values.is_async else values.next
+        began = perf_counter()
+        end = began + LONGEST_TURN
         for _ in range(MOST_IN_A_TURN):
             if line.tickets:
                 await self._move_line()
+                began = perf_counter()
+            for edge in bounded:
+                while edge.total - edge.taken - edge.flushed >= edge.capacity:
+                    await self.wait_room(outlet, None)
+                    if self.stopping:
+                        return False
+                    if line.tickets:
+                        await self._move_line()
+                    began = perf_counter()
             self.pulling = True  # as `_pulling` does, for a line that is empty
-            self.pull_began = began = perf_counter()
+            self.pull_began = began
             try:
                 value = await pull()
             except StopAsyncIteration as raised:
@@ -619,7 +632,7 @@ class SourceRunner(EntryRunner):
                 self.steps[0].held(now - began, READ_IN_A_THREAD)
             if value is DONE:
                 return False
-            self.seen = self.frame.epoch.number
+            self.seen = epoch.number
             if direct and not line.tickets and type(value) is not Sentinel:
                 # Between the pull and the edge there is no await: nothing can come in between.
                 self.pulled += 1
@@ -629,6 +642,7 @@ class SourceRunner(EntryRunner):
                         return False
                     if now > end:
                         break
+                    began = now  # giving counts as part of the pull: it is little
                     continue
                 self.pulled -= 1
             self.hand.append(value)
@@ -638,7 +652,8 @@ class SourceRunner(EntryRunner):
             await self._enter_hand()
             if self.stopping:
                 return False
-            if perf_counter() > end:
+            began = perf_counter()
+            if began > end:
                 break
         await checkpoint()
         return True

@@ -2,9 +2,9 @@
 
     from flowstage.compat.buffered_pipeline import buffered_pipeline
 
-Each buffered iterable is the source of a run of its own. Its edge holds one item less than
-`buffer_size`, because the source has one in hand: so it looks ahead exactly that far. What an iterable
-raises travels behind the values that it gave before, and then reaches the caller as it is.
+Each buffered iterable is the source of a run of its own, which pulls a value only when its edge has
+room for it: so it looks ahead exactly as far as `buffer_size` says. What an iterable raises travels
+behind the values that it gave before, and then reaches the caller as it is.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         if iterable is None:
             raise StopAsyncIteration
         flow = source(_values(iterable), name=self.__name__)
-        opening = flow.open(buffer=self._size - 1)
+        opening = flow.open(buffer=self._size)
         self._host = host = Host(opening, "flowstage buffered_pipeline")
         try:
             await self._links.start(host)
