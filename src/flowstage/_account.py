@@ -23,8 +23,9 @@ def report_of(live: Live) -> Report:
     waits: dict[Tally, tuple[float, float]] = {}
     for runner in live.runners:
         runner.refresh()
-        busy.update(_busy(runner, now))
-        waits.update(_waits(runner, now))
+        own = _waits(runner, now)
+        waits.update(own)
+        busy.update(_busy(runner, own, now))
     for planned, edge in live.edges.items():
         if planned.buffer is not None:
             _count_buffer(live.tallies[planned.buffer], edge)
@@ -53,16 +54,20 @@ def _waits(runner: Runner, now: float) -> dict[Tally, tuple[float, float]]:
     return waits
 
 
-def _busy(runner: Runner, now: float) -> dict[Tally, float]:
+def _busy(
+    runner: Runner, waits: dict[Tally, tuple[float, float]], now: float
+) -> dict[Tally, float]:
     """Share a runner's time among its stages. A source is busy while it is asked for an item."""
     if not isinstance(runner, SourceRunner):
-        return _busy_stages(runner, now)
+        return _busy_stages(runner, waits, now)
     source, *_ = (step.tally for step in runner.steps)
     pulling = now - runner.pull_began if runner.pulling and runner.ended is None else 0.0
-    return {**_busy_stages(runner, now), source: source.busy + pulling}
+    return {**_busy_stages(runner, waits, now), source: source.busy + pulling}
 
 
-def _busy_stages(runner: Runner, now: float) -> dict[Tally, float]:
+def _busy_stages(
+    runner: Runner, waits: dict[Tally, tuple[float, float]], now: float
+) -> dict[Tally, float]:
     tallies = [step.tally for step in runner.steps]
     if len(tallies) == 1 and tallies[0].calls.count:
         options = getattr(runner.steps[0].stage, "options", None)
@@ -72,8 +77,7 @@ def _busy_stages(runner: Runner, now: float) -> dict[Tally, float]:
     if runner.started is None:
         return dict.fromkeys(tallies, 0.0)
     alive = (now if runner.ended is None else runner.ended) - runner.started
-    waits = _waits(runner, now)
-    rest = alive - sum(sum(waits.get(tally, (0.0, 0.0))) for tally in tallies)
+    rest = alive - sum(waited + blocked for waited, blocked in waits.values())
     if len(tallies) == 1:
         estimate = _estimate(tallies[0])
         return {tallies[0]: min(rest, estimate) if estimate else max(0.0, rest)}

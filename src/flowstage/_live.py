@@ -218,7 +218,7 @@ class Live:
         for concat in self.concats:
             unwanted.update(concat.inlets[1:])
         for runner in reversed(self.runners):
-            edges = [e for o in (*runner.outlets.values(), *runner.dead_letters) for e in o.edges]
+            edges = runner.edges_below()
             for edge in edges:
                 edge.on_want = runner.on_want
             if edges and all(edge in unwanted for edge in edges):

@@ -70,7 +70,7 @@ class Waits:
     def __init__(self, live: Live) -> None:
         self.live = live
         self.readers = {edge: runner for runner in live.runners for edge in runner.inlets}
-        self.writers = {edge: runner for runner in live.runners for edge in edges_below(runner)}
+        self.writers = {edge: runner for runner in live.runners for edge in runner.edges_below()}
 
     def of(self, runner: Runner) -> Iterator[Wait]:
         """Give everything that one task waits for."""
@@ -91,7 +91,7 @@ class Waits:
 
     def _gate(self, source: SourceRunner) -> Iterator[Wait]:
         """Find the joins that do not want a source yet."""
-        pending, seen = edges_below(source), set[Edge]()
+        pending, seen = source.edges_below(), set[Edge]()
         while pending:
             edge = pending.pop(0)
             reader = self.readers.get(edge)
@@ -101,7 +101,7 @@ class Waits:
             if isinstance(reader.steps[0].stage, ConcatStage):
                 yield Wait(source, reader, edge, False)
             else:
-                pending += edges_below(reader)
+                pending += reader.edges_below()
 
     def circle(self) -> list[Wait]:
         """Give a circle of waits, or nothing; of several the first from the entries on."""
@@ -142,12 +142,6 @@ class Waits:
                 elif wait.gives:
                     found.add(wait.edge)
         return found
-
-
-def edges_below(runner: Runner) -> list[Edge]:
-    """Give every edge that leaves a runner."""
-    outlets = (*runner.outlets.values(), *runner.dead_letters)
-    return [edge for outlet in outlets for edge in outlet.edges]
 
 
 def senders(entry: EntryRunner) -> list[int]:

@@ -47,7 +47,7 @@ class Long(Burst):
         self.envelope = Envelope(item)
 
 
-class Made:
+class FlatResult:
     """What a call has made of a burst.
 
     Attributes:
@@ -78,12 +78,12 @@ class Made:
 
 def run_flat_burst(
     fn: Callable[[Any], Any], name: str, items: Sequence[Any], seconds: float, most: int
-) -> Made:
+) -> FlatResult:
     """Read what a function gives for item after item until the time is over. Runs in a thread.
 
     An interrupt empties the list of items meanwhile, which ends it too.
     """
-    made = Made()
+    made = FlatResult()
     values, counts = made.values, made.counts
     began = perf_counter()
     end = began + seconds
@@ -137,7 +137,7 @@ class FlatBurstOffload(BurstOffload):
         items, tally = slot.values, self.step.tally
         tally.working[slot] = (perf_counter(), items[0])
         self.handed[slot] = items
-        made = Made()
+        made = FlatResult()
         try:
             with self.frame.epoch.work():
                 made = await in_thread(
@@ -152,7 +152,7 @@ class FlatBurstOffload(BurstOffload):
         if long is not None:
             await self.read_on(long, made, seat, seen)
 
-    async def note_made(self, slot: FlatBurst, made: Made, long: Long | None) -> None:
+    async def note_made(self, slot: FlatBurst, made: FlatResult, long: Long | None) -> None:
         """Take a burst apart in its place: what is done, what failed or has more, the rest."""
         error = made.error
         if error is not None:
@@ -171,7 +171,7 @@ class FlatBurstOffload(BurstOffload):
             self.note_failed(failed, CallFailed(error, 1))
             self.finish(failed)
 
-    async def read_on(self, slot: Long, made: Made, seat: Seat, seen: int) -> None:
+    async def read_on(self, slot: Long, made: FlatResult, seat: Seat, seen: int) -> None:
         """Read an item that has more to give to its end."""
         if not self.stale(seen):
             self.advance()

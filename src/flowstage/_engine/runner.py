@@ -123,6 +123,7 @@ class Runner:
 
     Attributes:
         steps: its stages, upstream first; most runners have one.
+        exits: all its outlets, those for failures last.
         seen: the epoch it works for.
         waits: what it waits for now, for `explain`: "input", "output", "sends" or nothing.
         since: when that wait began.
@@ -139,7 +140,8 @@ class Runner:
         self.steps = list(steps)
         self.inlets = list(inlets)
         self.outlets = dict(outlets)
-        self.dead_letters = [step.failures for step in steps if step.failures is not None]
+        dead_letters = (step.failures for step in steps if step.failures is not None)
+        self.exits = (*self.outlets.values(), *dead_letters)
         self.bell = Bell(frame.watch)
         self.seen = 0
         self.waits = ""
@@ -149,9 +151,8 @@ class Runner:
         self.started: float | None = None
         self.ended: float | None = None
         self.scope: CancelScope | None = None
-        for outlet in (*self.outlets.values(), *self.dead_letters):
-            for edge in outlet.edges:
-                edge.on_finish = self.released
+        for edge in self.edges_below():
+            edge.on_finish = self.released
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -194,7 +195,7 @@ class Runner:
         self.discard()
         for inlet in self.inlets:
             inlet.finish()
-        for outlet in (*self.outlets.values(), *self.dead_letters):
+        for outlet in self.exits:
             outlet.end()
 
     def released(self) -> None:
@@ -218,9 +219,11 @@ class Runner:
 
     def wanted(self) -> bool:
         """Tell whether anybody still wants what goes out here."""
-        if any(outlet.open for outlet in self.outlets.values()):
-            return True
-        return any(outlet.open for outlet in self.dead_letters)
+        return any(outlet.open for outlet in self.exits)
+
+    def edges_below(self) -> list[Edge]:
+        """Give every edge that leaves it."""
+        return [edge for outlet in self.exits for edge in outlet.edges]
 
     @property
     def name(self) -> str:
@@ -327,7 +330,7 @@ class Runner:
     async def pass_mark(self, mark: Mark) -> None:
         """Pass on what is not processed: a barrier everywhere, a fault or a hole on its way."""
         if type(mark) is Barrier:
-            for outlet in (*self.outlets.values(), *self.dead_letters):
+            for outlet in self.exits:
                 await self.give_mark(mark, outlet)
             return
         if type(mark) is Fault:

@@ -93,9 +93,9 @@ class Line:
         discarded: items that an interrupt took out of the line.
     """
 
-    def __init__(self, outlet: Outlet, dead_letters: Sequence[Outlet]) -> None:
+    def __init__(self, outlet: Outlet, outlets: Sequence[Outlet]) -> None:
         self.outlet = outlet
-        self.outlets = (outlet, *dead_letters)  # where a sentinel goes, one after the other
+        self.outlets = outlets  # where a sentinel goes, one after the other
         self.begun = 0
         self.tickets: deque[Ticket] = deque()
         self.closed = False
@@ -210,7 +210,7 @@ class EntryRunner(Chain):
         outlets: Mapping[Hashable, Outlet],
     ) -> None:
         super().__init__(frame, steps, inlets, outlets)
-        self.line = Line(self.outlet, self.dead_letters)
+        self.line = Line(self.outlet, self.exits)
         self.line.changed = self.bell.ring
         self.open = True
         self.gated = False
