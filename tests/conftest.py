@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import faulthandler
 import inspect
+import logging
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,6 +39,7 @@ from trio.testing import MockClock
 
 from flowstage.testing import _leaks
 
+from . import harness
 from .stacks import dump_everything
 
 Backend = tuple[str, dict[str, Any]]
@@ -48,6 +50,10 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "trio": lambda: ("trio", {}),
     "virtual": lambda: ("trio", {"clock": MockClock(autojump_threshold=0)}),
 }
+
+# For tests that drive their own loop: a scenario of the harness, by counted steps.
+both_backends = pytest.mark.parametrize("backend", harness.BACKENDS)
+all_loops = pytest.mark.parametrize("backend", harness.LOOPS)
 
 virtual_time = pytest.mark.parametrize("anyio_backend", ["virtual"], indirect=True)
 
@@ -74,6 +80,16 @@ def _uvloop_is_missing() -> bool:
 
 
 NEEDS_UVLOOP = pytest.mark.skipif(_uvloop_is_missing(), reason="uvloop is not installed")
+
+
+@pytest.fixture(scope="module")
+def quiet_logs() -> Iterator[None]:
+    """Keep what flowstage logs out of the way, for tests that make it log on purpose."""
+    logger = logging.getLogger("flowstage")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(level)
 
 
 # Module scope, because hypothesis refuses fixtures that are made once for all examples of a test.

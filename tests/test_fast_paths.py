@@ -8,9 +8,8 @@ proves nothing of the other. So the ways are counted here, on all loops.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -19,12 +18,14 @@ import pytest
 from flowstage import _wires
 from flowstage._engine import bursts, chain, flat_bursts, offload, pool, source
 
+from .conftest import all_loops
 from .faulty import GRAPHS, WAYS, healthy_run, tried
-from .harness import LOOPS, observe, single_faults
+from .harness import observe, single_faults
 from .laws.references import REFERENCES, reference
 from .swept_parts import Swept
 
-all_loops = pytest.mark.parametrize("backend", LOOPS)
+# Skipped items are logged by design.
+pytestmark = pytest.mark.usefixtures("quiet_logs")
 
 
 def _more_than_one(_self: object, values: Any, *_: Any) -> bool:
@@ -68,16 +69,6 @@ IN_FAILURES: list[tuple[type[Any], str, Callable[..., bool]]] = [
     (chain.Chain, "failed_fast", _always),
 ]
 """Only ways in which something has failed."""
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Skipped items are logged by design."""
-    logger = logging.getLogger("flowstage")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture

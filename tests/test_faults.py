@@ -9,7 +9,6 @@ and what was to be skipped takes nothing else with it. `faulty` has the graphs a
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ import pytest
 
 from flowstage import Input
 
+from .conftest import all_loops
 from .faulty import GRAPHS, POLICIES, WAYS, Plans, plain, settings_of, tried
 from .harness import (
     ERRORS,
     EXITS,
-    LOOPS,
     Fault,
     Faults,
     double_faults,
@@ -35,21 +34,12 @@ from .harness import (
     tell,
 )
 
+# Skipped items and broken observers are logged by design.
+pytestmark = pytest.mark.usefixtures("quiet_logs")
+
 DEEP_SECONDS = 160.0
 """When a deep campaign begins nothing new: only a slow machine comes near to it."""
 FEW = ("ordinary", "cancelled", "generator_exit", "end_of_stream")
-
-all_loops = pytest.mark.parametrize("backend", LOOPS)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Skipped items and broken observers are logged by design."""
-    logger = logging.getLogger("flowstage")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
 
 
 # ---------------------------------------------------------------- every day

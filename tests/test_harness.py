@@ -22,6 +22,7 @@ import trio
 from anyio.lowlevel import checkpoint
 
 from . import harness
+from .conftest import all_loops, both_backends
 from .harness import (
     BACKENDS,
     ERRORS,
@@ -49,8 +50,6 @@ from .harness import (
     sweep,
 )
 
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
-all_loops = pytest.mark.parametrize("backend", LOOPS)
 needs_uvloop = pytest.mark.skipif("uvloop" not in LOOPS, reason="uvloop is not installed")
 
 

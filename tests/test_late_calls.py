@@ -8,7 +8,6 @@ little as a thread can: nobody could end it. It is slow instead, slow enough to 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from flowstage import StageTimeout
 
+from .conftest import all_loops
 from .faulty import (
     GRAPHS,
     POLICIES,
@@ -33,7 +33,10 @@ from .faulty import (
     settings_of,
     wrong_account,
 )
-from .harness import LOOPS, Faults, Hang, Outcome, observe, tell
+from .harness import Faults, Hang, Outcome, observe, tell
+
+# Runs left early, and cleanups and threads that take long, are logged by design.
+pytestmark = pytest.mark.usefixtures("quiet_logs")
 
 LEAVES = 30.0
 """When the block is left, in virtual seconds."""
@@ -45,18 +48,6 @@ TIMED = {"nap": ("from_a_manager",), "in_time": ("options_in_threads",)}
 """Functions that have a timeout, and where."""
 SLOW = 8.0
 """What a slow call takes: longer than a timeout, less than a cleanup may."""
-
-all_loops = pytest.mark.parametrize("backend", LOOPS)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Runs left early, and cleanups and threads that take long, are logged by design."""
-    logger = logging.getLogger("flowstage")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
 
 
 class Late(Faults):

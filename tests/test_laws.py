@@ -11,12 +11,11 @@ plays it again, on both backends. `FLOWSTAGE_GRAPHS=20000` sets how many cases t
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import anyio
@@ -27,6 +26,7 @@ from hypothesis import strategies as st
 
 from flowstage import StageError, Threads, source
 
+from .conftest import both_backends
 from .harness import (
     BACKENDS,
     Fault,
@@ -43,7 +43,9 @@ from .laws import Case, Play, generate, play
 from .laws.cases import Settings
 from .laws.streams import Mark
 
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
+# Skipped items and early ends are logged by design.
+pytestmark = pytest.mark.usefixtures("quiet_logs")
+
 real_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 
 EVERYDAY = 100
@@ -53,16 +55,6 @@ DEEP_SECONDS = 240.0
 """A share of the ten minutes that the deep campaigns take together."""
 FEWEST = 500
 """Graphs that the deep campaign has to come to in that time, or it says little."""
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Skipped items and early ends are logged by design."""
-    logger = logging.getLogger("flowstage")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
 
 
 def schedule_of(backend: str, seed: int) -> Schedule:

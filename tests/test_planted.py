@@ -7,12 +7,11 @@ What is not found here would not be found in the engine either.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,18 +41,11 @@ from .test_faults import tried
 from .test_laws import handed_over, same_everywhere
 from .test_sweeps import swept
 
+# Broken engines have much to say.
+pytestmark = pytest.mark.usefixtures("quiet_logs")
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 Search = Callable[[], object]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Broken engines have much to say."""
-    logger = logging.getLogger("flowstage")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    yield
-    logger.setLevel(level)
 
 
 # ---------------------------------------------------------------- where a bug is looked for

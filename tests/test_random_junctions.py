@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import pytest
 
 from .harness import observe
 from .random_junctions import Driver
+
+# Skipped items are logged, and these graphs skip many.
+pytestmark = pytest.mark.usefixtures("quiet_logs")
 
 SCHEDULES = [{"seed": None}, {"seed": 1}, {"seed": 2, "lag": 0.5}]
 KINDS = [{"calm": True}, {}, {"concats": True}, {"threads": True}]
@@ -22,12 +24,6 @@ def play(seed: int, backend: str, kind: dict[str, bool]) -> None:
         outcome.error.add_note(f"seed {seed} of {kind}\n{driver.describe()}")
         raise outcome.error
     outcome.check()
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Skipped items are logged, and these graphs skip many."""
-    caplog.set_level(logging.CRITICAL, logger="flowstage")
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

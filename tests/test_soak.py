@@ -21,12 +21,12 @@ from anyio.lowlevel import checkpoint
 
 from flowstage import Flow, Input, Sentinel, Threads, gather, merge, source
 
+from .conftest import all_loops
 from .harness import LOOPS, soak, tell
 from .laws.play import account
 
 PLACE = Threads(2)  # at the level of the module, as users have it: one for all runs
 
-all_loops = pytest.mark.parametrize("backend", LOOPS)
 Once = Callable[[], Awaitable[None]]
 DEEP_SECONDS = 120.0
 

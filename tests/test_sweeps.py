@@ -17,15 +17,14 @@ time, so it is always sampled.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
+from .conftest import all_loops, both_backends
 from .harness import (
-    BACKENDS,
     LOOPS,
     Outcome,
     both,
@@ -38,6 +37,9 @@ from .harness import (
 )
 from .laws.references import REFERENCES, WAYS, reference
 from .swept_parts import Swept
+
+# Runs left early are logged by design.
+pytestmark = pytest.mark.usefixtures("quiet_logs")
 
 Act = Callable[..., Any]
 
@@ -75,19 +77,6 @@ DOUBLE: dict[str, Act] = {
 }
 EVERYDAY = ("flat_pool", "transforms", "gathered", "push", "bursts")
 """Graphs swept at every point in the everyday suite."""
-
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
-all_loops = pytest.mark.parametrize("backend", LOOPS)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Runs left early are logged by design."""
-    logger = logging.getLogger("flowstage")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
 
 
 def check(outcome: Outcome[None]) -> None:
