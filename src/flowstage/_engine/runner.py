@@ -157,21 +157,11 @@ class Runner:
     # -- life -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until the input ends, nobody wants more, or the run is cancelled."""
+        """Live, and conclude: by the end of it, or by what has ended the run."""
         frame = self.frame
         self.started = perf_counter()
-        frame.begun()
         try:
-            while self.wanted():  # it may have ceased to be before there was a scope to cancel
-                self.seen = frame.epoch.number
-                with frame.epoch.work() as self.scope:
-                    try:
-                        await self.serve()
-                    except Flushed:
-                        continue
-                    except Enough:
-                        pass
-                    break
+            await self.live()
             self.conclude()
         except Stopped:
             pass
@@ -183,8 +173,27 @@ class Runner:
         except BaseException as error:
             frame.crash(error)
         finally:
-            self.ended = perf_counter()
-            frame.watch.leave()
+            self.retire()
+
+    async def live(self) -> None:
+        """Work, epoch by epoch, until the input ends or nobody wants more."""
+        frame = self.frame
+        frame.begun()
+        while self.wanted():  # it may have ceased to be before there was a scope to cancel
+            self.seen = frame.epoch.number
+            with frame.epoch.work() as self.scope:
+                try:
+                    await self.serve()
+                except Flushed:
+                    continue
+                except Enough:
+                    pass
+                break
+
+    def retire(self) -> None:
+        """Leave the tasks of the run."""
+        self.ended = perf_counter()
+        self.frame.watch.leave()
 
     async def serve(self) -> None:
         """Do the work of one epoch."""

@@ -458,31 +458,16 @@ class SourceRunner(EntryRunner):
                 continue
             return
 
-    async def run(self) -> None:
+    async def live(self) -> None:
         """Live without a work scope: an interrupt does not touch a pull."""
-        frame = self.frame
-        self.started = perf_counter()
-        frame.spawn(self.pump)
-        try:
-            try:
-                await self.serve()
-            except Enough:
-                pass
-            self.conclude()
-        except Stopped:
-            pass
-        except get_cancelled_exc_class():
-            if not frame.cancelled:
-                await checkpoint_if_cancelled()
-                self.fail_unasked()
-            raise
-        except BaseException as error:
-            frame.crash(error)
-        finally:
-            self.is_done = True
-            self.pump_bell.ring()
-            self.ended = perf_counter()
-            frame.watch.leave()
+        self.frame.spawn(self.pump)
+        with suppress(Enough):
+            await self.serve()
+
+    def retire(self) -> None:
+        self.is_done = True
+        self.pump_bell.ring()
+        super().retire()
 
     async def pump(self) -> None:
         """Move the line while a pull is in flight."""
