@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
 
-from flowstage import Failure, Flow, Graph, GraphError, Input, Sentinel, merge, source
+from flowstage import ClosedError, Failure, Flow, Graph, GraphError, Input, Sentinel, merge, source
 from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
@@ -156,6 +157,26 @@ async def test_drain() -> None:
     report = await graph.drain(range(500), buffer=1)
     assert seen == [*range(500)]
     check_accounts(report, over=True)
+
+
+async def test_what_drain_refuses_is_no_group() -> None:
+    """Another reader of one end, or the end of the run, is told as if there were just that end."""
+
+    async def silent() -> AsyncIterator[int]:
+        await anyio.sleep_forever()
+        yield 0
+
+    x = source(silent)
+    with no_leaks(), soon():
+        async with Graph(a=x.map(str), b=x).open() as run:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anext, aiter(run.output(x)))
+                await settle()
+                with pytest.raises(anyio.BusyResourceError, match="'b'"):
+                    await run.drain()
+                group.cancel_scope.cancel()
+        with pytest.raises(ClosedError, match="the run is over"):
+            await run.drain()
 
 
 async def test_closing_ends_one_by_one() -> None:

@@ -9,11 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
 import flowstage._engine
-from flowstage import Flow, Input, Report, Retry, Threads, source
+from flowstage import Flow, Input, Report, Retry, Threads, merge, operators, source
 
 from .accounts import check_accounts, soon
 
@@ -263,3 +264,66 @@ async def test_in_real_time(caplog: pytest.LogCaptureFixture) -> None:
     assert any("'slow'" in text for text in warnings(caplog))
     assert report.stage("slow").held_loop >= 0.11
     assert report.to_dict()["stages"][1]["held_loop"] >= 0.11
+
+
+TURNS: dict[str, Callable[[Flow[Any, Any], Any], Flow[Any, Any]]] = {
+    **{name: line for name, line in LINES.items() if "lazily" not in name},
+    "route": lambda flow, fn: merge(*flow.route(lambda n: fn(n) % 2, [0, 1]).values()),
+    "transform": lambda flow, fn: flow.transform(lambda items: through(fn, items)),
+    "transform, many results": lambda flow, fn: flow.transform(lambda items: more(fn, items)),
+    "transform, one result": lambda flow, fn: flow.transform(lambda items: last(fn, items)),
+    "scan": lambda flow, fn: flow.pipe(operators.scan, lambda last, item: fn(item), 0),
+    "batch": lambda flow, fn: flow.batch(2).map(lambda items: fn(items[0])),
+}
+
+
+async def through(fn: Callable[[Any], Any], items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for item in items:
+        yield fn(item)
+
+
+async def more(fn: Callable[[Any], Any], items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for item in items:
+        for _ in range(20):
+            yield fn(item)
+
+
+async def last(fn: Callable[[Any], Any], items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    result = None
+    async for item in items:
+        result = fn(item)
+    yield result
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"timing": True}, {"observers": [Observer()]}],
+    ids=["bare", "timed", "observed"],
+)
+@pytest.mark.parametrize("line", TURNS.values(), ids=TURNS)
+async def test_others_have_their_turn_after_a_slow_call(
+    line: Callable[[Flow[Any, Any], Any], Flow[Any, Any]], options: dict[str, Any], clock: Clock
+) -> None:
+    """Calls that take longer than a turn come one a turn, however many items are there."""
+    calls, most, done = 0, 0, False
+
+    def slow(item: int) -> int:
+        nonlocal calls, most
+        calls += 1
+        most = max(most, calls)
+        clock.hold(0.002)
+        return item
+
+    async def beside() -> None:
+        nonlocal calls
+        while not done:
+            calls = 0
+            await checkpoint()
+
+    with soon():
+        async with anyio.create_task_group() as group:
+            group.start_soon(beside)
+            report = await line(Input[int](), slow).drain(range(1, 101), **options)
+            done = True
+    assert most <= 2
+    check_accounts(report, over=True)

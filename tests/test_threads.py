@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ import anyio
 import pytest
 
 from flowstage import Graph, Input, Retry, StageTimeout, Threads, source
+from flowstage._engine.bursts import BurstOffload
 
 from .accounts import check_accounts, settle, soon
 
@@ -578,6 +580,48 @@ async def test_a_slow_thread_does_not_keep_what_others_could_do() -> None:
             go.set()
             done += [item async for item in run]
     assert sorted(done) == list(range(2000))
+
+
+async def test_a_slow_thread_keeps_its_own_burst_alone_while_others_are_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it was to go on with is soon done by others, though they have enough to do."""
+    bursts: list[list[int]] = []
+    original = BurstOffload.do_burst
+
+    def do_burst(self: BurstOffload, values: Any) -> Any:
+        bursts.append([*values])
+        return original(self, values)
+
+    monkeypatch.setattr(BurstOffload, "do_burst", do_burst)
+
+    async def kept() -> int:
+        """Read on past a call that hangs; give how many items of its thread are not done."""
+        stuck, go = list[int](), threading.Event()
+
+        def work(item: int) -> int:
+            if item > 1000 and not stuck:
+                stuck.append(item)
+                assert go.wait(5)
+            return item
+
+        bursts.clear()
+        seen: set[int] = set()
+        async with source(itertools.count()).map(work, on=Threads(2), ordered=False).open() as run:
+            async for item in run:
+                seen.add(item)
+                if stuck and item > stuck[0] + 20_000:
+                    break
+            (own,) = (burst for burst in bursts if stuck[0] in burst)
+            missing = {*range(stuck[0] + 2000)} - seen
+            go.set()
+            run.interrupt()
+        assert missing <= {*own}
+        return len(missing)
+
+    with soon(20):
+        counts = [await kept() for _ in range(10)]
+    assert all(counts)
 
 
 async def test_slow_calls_after_quick_ones_are_shared_at_once() -> None:
