@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -771,3 +772,63 @@ async def test_what_failed_is_let_go_at_once(anyio_backend_name: str) -> None:
             alive.clear()
     finally:
         gc.enable()
+
+
+def look_up(key: Any) -> Any:
+    try:
+        return {"known": 1}[key]
+    except KeyError:
+        raise ValueError("no such page")  # noqa: B904 - the context is what this is about
+
+
+async def look_up_later(key: Any) -> Any:
+    await checkpoint()
+    return look_up(key)
+
+
+async def all_looked_up(keys: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for key in keys:
+        yield look_up(key)
+
+
+WITH_CONTEXT: dict[str, Flow[Any, Any]] = {
+    "inline": Input[Any]().map(look_up),
+    "async": Input[Any]().map(look_up_later),
+    "several": Input[Any]().map(look_up_later, concurrency=3),
+    "thread": Input[Any]().map(look_up, on=Threads(1)),
+    "flat_map": Input[Any]().flat_map(lambda key: [look_up(key)]),
+    "transform": Input[Any]().transform(all_looked_up),
+    "source": source(lambda: (look_up(key) for key in ["unknown"])),
+}
+
+
+@pytest.mark.parametrize("flow", WITH_CONTEXT.values(), ids=WITH_CONTEXT)
+async def test_an_error_keeps_its_context(flow: Flow[Any, Any]) -> None:
+    """Not the cancellation of the body, nor the reader's, is what it was raised from."""
+
+    def check(error: BaseException) -> None:
+        assert isinstance(error.__context__, KeyError)
+        assert error.__context__.__context__ is None
+        assert "ancelled" not in "".join(traceback.format_exception(error))
+
+    items = [] if flow is WITH_CONTEXT["source"] else [["known", "unknown", "known"]]
+    with soon():
+        with pytest.raises(ValueError, match="no such page") as caught:
+            await flow.collect(*items)
+        check(caught.value)
+        with pytest.raises(ValueError, match="no such page") as caught:
+            async with flow.open(*items) as run:
+                async for _ in run:
+                    pass
+        check(caught.value)
+        with pytest.raises(ValueError, match="no such page") as caught:
+            async with flow.open(*items):
+                await anyio.sleep_forever()
+        check(caught.value)
+        with pytest.raises(ValueError, match="no such page") as caught:
+            async with flow.open(*items):
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    raise OSError("the body's own")
+        assert "the body's own" in "".join(traceback.format_exception(caught.value))

@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Never, Protocol, TypeVar, overload
 
 from anyio import (
     BusyResourceError,
@@ -21,7 +21,7 @@ from anyio import (
     get_cancelled_exc_class,
     get_current_task,
 )
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from ._account import report_of
 from ._engine import InputRunner
@@ -439,14 +439,16 @@ class Run(Generic[In, Out_co]):
         bodys = exc is not None and not cancelled and live.failure is None
         swallowed = await live.close(exc if cancelled else None)
         if live.crashed is not None:
-            raise live.crashed
+            await _raise_as_it_is(live.crashed)
         if cancelled and not swallowed:
             return False
         if bodys:
             return False
         if live.failure is not None and (exc is None or cancelled or _is_ordinary(exc)):
             if exc is not live.failure.error:
-                raise live.failure.error
+                if exc is not None and not cancelled:
+                    raise live.failure.error  # with what the body raised as its context
+                await _raise_as_it_is(live.failure.error)
             return False
         if left:
             live.warn_discarded(left)
@@ -454,6 +456,22 @@ class Run(Generic[In, Out_co]):
             # The scope that this run cancels as it closes may have caught what an outer one sent.
             await checkpoint_if_cancelled()
         return cancelled
+
+
+async def _raise_as_it_is(error: BaseException) -> Never:
+    """Raise an exception with the context that it has had where it was raised first.
+
+    Python makes the exception that is being handled the context of what is raised anew, and that is
+    the cancellation of the body here. (trio's nurseries do the same.)
+    """
+    context = error.__context__
+    # A step of a task that was begun by throw() gives what it raises a context once more.
+    await cancel_shielded_checkpoint()
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error, context  # or the frame and the traceback would keep each other
 
 
 def _is_ordinary(exc: BaseException) -> bool:
