@@ -12,9 +12,11 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Graph, Input, Sentinel, Threads, source
+from flowstage import Flow, Graph, Input, Sentinel, Threads, source
+from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
+from .harness import no_leaks
 
 LIST = [1, 2, 3]
 
@@ -240,6 +242,148 @@ async def test_a_manager_is_left_exactly_once() -> None:
             async for _ in run:
                 break
         assert diary.count("entered") == diary.count("left") == 1
+
+
+@asynccontextmanager
+async def produced() -> AsyncIterator[Any]:
+    """A task group that fills a stream: what an async context manager is made for."""
+    send, receive = anyio.create_memory_object_stream[int](1)
+
+    async def produce() -> None:
+        async with send:
+            for number in range(5):
+                await send.send(number)
+
+    async with receive, anyio.create_task_group() as group:
+        group.start_soon(produce)
+        try:
+            yield receive
+        finally:
+            group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def in_time() -> AsyncIterator[Any]:
+    with anyio.fail_after(60):
+        yield range(5)
+
+
+@pytest.mark.parametrize("way", ["end", "take", "leave", "stop", "fail", "interrupt"])
+@pytest.mark.parametrize("manager", [produced, in_time])
+async def test_a_manager_may_hold_scopes_open(manager: Any, way: str) -> None:
+    """A task group or a timeout around its `yield` is left as it was entered, whatever comes."""
+
+    def one(number: int) -> int:
+        if way == "fail" and number == 2:
+            raise ValueError("two")
+        return number
+
+    flow: Flow[Any, int] = source(manager).map(one)
+    if way == "take":
+        flow = flow.pipe(take, 2)
+    with no_leaks(), soon():
+        if way == "fail":
+            with pytest.raises(ValueError, match="two"):
+                await flow.collect()
+            return
+        async with flow.open(buffer=1) as run:
+            got: list[int] = []
+            async for number in run:
+                got.append(number)
+                if way == "leave":
+                    return
+                if way == "stop":
+                    await run.stop()
+                if way == "interrupt":
+                    await settle()
+                    run.interrupt()
+                    way = "interrupted"
+        if way == "take":
+            assert got == [0, 1]
+        elif way == "end":
+            assert got == [*range(5)]
+        assert got == sorted(set(got))
+
+
+async def test_what_a_manager_is_told() -> None:
+    """That nobody wants more is an end like any other; what the source raised is that, unchanged."""
+    told: list[BaseException | None] = []
+
+    @asynccontextmanager
+    async def items(wrong: bool = False) -> AsyncIterator[Any]:
+        def values() -> Iterator[int]:
+            yield from range(50)
+            if wrong:
+                raise OSError("of the source")
+
+        try:
+            yield values()
+        except BaseException as error:
+            told.append(error)
+            raise
+        told.append(None)
+
+    error = ValueError("mine")
+
+    def fail(number: int) -> int:
+        raise error
+
+    with soon():
+        for buffer in (1, 100):
+            assert await source(items).pipe(take, 3).collect(buffer=buffer) == [0, 1, 2]
+            flow = source(items).flat_map(lambda number: [number] * 3)
+            assert await flow.pipe(take, 4).collect(buffer=buffer) == [0, 0, 0, 1]
+            assert told == [None, None]
+            told.clear()
+            with pytest.raises(OSError, match="of the source") as caught:
+                await source(lambda: items(wrong=True)).collect(buffer=buffer)
+            assert told == [caught.value]
+            told.clear()
+            with pytest.raises(ValueError, match="mine"):
+                await source(items).map(fail).collect(buffer=buffer)
+            assert told == [error]  # that is the same task
+            told.clear()
+
+
+@pytest.mark.parametrize("what", ["manager", "function"])
+async def test_stop_ends_what_is_still_being_opened(what: str) -> None:
+    """A server that does not answer is waited for no longer."""
+    ended: list[str] = []
+
+    async def connect() -> list[int]:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("connect")
+        return LIST
+
+    @asynccontextmanager
+    async def connection() -> AsyncIterator[Any]:
+        yield await connect()
+
+    with no_leaks(), soon():
+        async with source(connection if what == "manager" else connect).open() as run:
+            await settle()
+            await run.stop()
+            assert [item async for item in run] == []
+    assert ended == ["connect"]
+    check_accounts(run.report(), over=True)
+
+
+async def test_what_is_lent_is_not_closed() -> None:
+    """A stream of the caller's, and one that a manager gives, are closed by whoever opened them."""
+    send, receive = anyio.create_memory_object_stream[int](10)
+
+    @asynccontextmanager
+    async def lent() -> AsyncIterator[Any]:
+        yield receive
+
+    with send, receive, soon():
+        for number in range(4):
+            send.send_nowait(number)
+        assert await source(receive).pipe(take, 1).collect(buffer=1) == [0]
+        assert await source(lent).pipe(take, 1).collect(buffer=1) != []
+        send.send_nowait(9)  # somebody still reads there
 
 
 async def test_a_manager_that_gives_nothing_to_read_is_left_too() -> None:

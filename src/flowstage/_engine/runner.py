@@ -58,6 +58,8 @@ class Frame(Protocol):
     on_error: OnError
     contextual: bool
     plain: bool
+    failure: Failure | None
+    crashed: BaseException | None
     timing: bool
     observers: Sequence[Any]
     close_timeout: float

@@ -56,7 +56,7 @@ from .haul import Haul
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
 from .seats import at_place
 from .slices import SLICE
-from .values import DONE, Values, read
+from .values import DONE, Values, read, warn_unfinished
 
 READ_IN_A_THREAD = "read it in a thread, with source(..., on=Threads(1))"
 
@@ -402,31 +402,53 @@ class SourceRunner(EntryRunner):
         await gate.wait()
 
     async def _feed(self) -> None:
-        self._pulling()
-        try:
-            values = await self._open()
-        finally:
-            self.pulling = False
         error: BaseException | None = None
+        late: BaseException | None = None
         try:
-            with CancelScope() as self.pull_scope:
-                await self._pull_all(values)
-            await self._settle(self._enter_hand)
-            if self.late is not None:
-                await self._failed_pull(self.late)
-        except BaseException as raised:
-            error = raised
-            raise
+            # `life` is entered before anything of the user's, because a context manager may keep
+            # scopes of its own open until it is left; so that is done in no scope that is newer.
+            with CancelScope() as self.pull_scope, CancelScope() as life:
+                self._pulling()
+                try:
+                    values = await self._open()
+                finally:
+                    self.pulling = False
+                try:
+                    await self._read(values)
+                except BaseException as raised:
+                    error = raised
+                self._pulling()
+                try:
+                    late = await self._close(values, self._told(error), life)
+                finally:
+                    self.pulling = False
+            if life.cancelled_caught:
+                warn_unfinished(self.what, self.frame.close_timeout)
+            if late is not None:
+                self._fail(late)
+            if error is not None:
+                raise error
+            if late is not None:
+                raise Stopped
         finally:
-            self._pulling()
-            try:
-                late = await self._close(values, error)
-                if late is not None:
-                    self._fail(late)
-            finally:
-                self.pulling = False
-        if late is not None:
-            raise Stopped
+            del error, late  # or the frame and the traceback would keep each other
+
+    async def _read(self, values: Values) -> None:
+        """Feed until there is no more, or `stop` says so."""
+        with CancelScope() as self.pull_scope:
+            await self._pull_all(values)
+        await self._settle(self._enter_hand)
+        if self.late is not None:
+            await self._failed_pull(self.late)
+
+    def _told(self, error: BaseException | None) -> BaseException | None:
+        """Give what a context manager is told of why its source is read no more."""
+        if isinstance(error, Enough):
+            return None  # nobody wants more: that is an end like any other
+        if isinstance(error, Stopped):
+            failure = self.frame.failure
+            return self.frame.crashed if failure is None else failure.error
+        return error
 
     def _pulling(self) -> None:
         """Leave the line to the pump while the source is at work."""
@@ -435,10 +457,12 @@ class SourceRunner(EntryRunner):
         if self.line.tickets:
             self.pump_bell.ring()
 
-    async def _close(self, values: Values, error: BaseException | None) -> BaseException | None:
+    async def _close(
+        self, values: Values, error: BaseException | None, life: CancelScope
+    ) -> BaseException | None:
         """Close the source where it was read; give what that raised."""
         if self.place is None:
-            return await values.close(self.frame.close_timeout, error)
+            return await values.close_within(life, self.frame.close_timeout, error)
         if not values.closes():
             return None
         with CancelScope(shield=True):
@@ -520,6 +544,8 @@ class SourceRunner(EntryRunner):
             self._fail(await own_error(raised, self.frame, self.name))
             raise Stopped from None
         values.keep(context)
+        if (context is not None or not self.owned) and values.iterator is items:
+            values.lend()
         return values
 
     @property

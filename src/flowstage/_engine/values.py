@@ -7,9 +7,15 @@ time limit, so that its own cleanup runs even when the run is cancelled.
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from typing import Any
 
 from anyio import CancelScope, current_time, get_cancelled_exc_class
@@ -30,7 +36,7 @@ class Values:
         is_async: which of the two it is.
     """
 
-    __slots__ = ("_context", "closed", "is_async", "iterator", "owned", "what")
+    __slots__ = ("_context", "_lent", "closed", "is_async", "iterator", "owned", "what")
 
     def __init__(self, iterator: Any, *, is_async: bool, what: str, owned: bool = False) -> None:
         self.iterator = iterator
@@ -39,6 +45,7 @@ class Values:
         self.what = what
         self.closed = False
         self._context: Any = None
+        self._lent = False
 
     def keep(self, context: Any) -> None:
         """Leave an async context manager when the iterable is closed."""
@@ -58,17 +65,21 @@ class Values:
             self.closed = True
             return DONE
 
+    def lend(self) -> None:
+        """Be somebody else's, like a stream that was opened elsewhere: only a generator is closed."""
+        self._lent = True
+
     def closes(self) -> bool:
-        """Tell whether there is something to close: a generator, or a file made for this run."""
+        """Tell whether there is something to close: a generator, or what was made for this run."""
+        if self._is_generator():
+            return True
         if self.is_async:
-            return hasattr(self.iterator, "aclose")
-        return inspect.isgenerator(self.iterator) or (
-            self.owned and hasattr(self.iterator, "close")
-        )
+            return not self._lent and hasattr(self.iterator, "aclose")
+        return self.owned and not self._lent and hasattr(self.iterator, "close")
 
     def _is_generator(self) -> bool:
-        """Tell whether it closes itself at its end."""
-        return inspect.isgenerator(self.iterator) or inspect.isasyncgen(self.iterator)
+        """Tell whether it is one, which closes itself at its end."""
+        return isinstance(self.iterator, (Generator, AsyncGenerator))
 
     async def close(self, limit: float, error: BaseException | None = None) -> BaseException | None:
         """Close the iterable; give what that raised.
@@ -77,28 +88,39 @@ class Values:
             limit: seconds that an async cleanup may take; then it is cancelled, with a warning.
             error: what the iterable has raised already, if anything.
         """
+        raised = None
+        with CancelScope() as scope:
+            raised = await self.close_within(scope, limit, error)
+        if scope.cancelled_caught:
+            warn_unfinished(self.what, limit)
+        return raised
+
+    async def close_within(
+        self, scope: CancelScope, limit: float, error: BaseException | None = None
+    ) -> BaseException | None:
+        """Close the iterable as `close` does, in a scope that was entered before it was opened.
+
+        Raises:
+            BaseException: the cancellation of the scope, when the time is over.
+        """
+        scope.shield, scope.deadline = True, current_time() + limit
         closing = not self.closed or (self.owned and not self._is_generator())
         self.closed = True
         raised: BaseException | None = None
-        with CancelScope(shield=True, deadline=current_time() + limit) as scope:
-            if closing:
-                try:
-                    if self.is_async:
-                        aclose = getattr(self.iterator, "aclose", None)
-                        if aclose is not None:
-                            await aclose()
-                    elif self.closes():
-                        self.iterator.close()
-                except BaseException as failed:
-                    raised = self._error_of(failed, scope)
-            if self._context is not None:
-                context, self._context = self._context, None
-                try:
-                    await context.__aexit__(type(error) if error else None, error, None)
-                except BaseException as failed:
-                    raised = self._error_of(failed, scope) if failed is not error else raised
-        if scope.cancelled_caught:
-            logger.warning("%s did not finish its cleanup within %s s", self.what, limit)
+        if closing and self.closes():
+            try:
+                if self.is_async:
+                    await self.iterator.aclose()
+                else:
+                    self.iterator.close()
+            except BaseException as failed:
+                raised = self._error_of(failed, scope)
+        if self._context is not None:
+            context, self._context = self._context, None
+            try:
+                await context.__aexit__(None if error is None else type(error), error, None)
+            except BaseException as failed:
+                raised = self._error_of(failed, scope) if failed is not error else raised
         return raised
 
     def _error_of(self, raised: BaseException, scope: CancelScope) -> BaseException:
@@ -116,6 +138,11 @@ class Values:
         error = StageError(f"the cleanup of {self.what} was cancelled from inside")
         error.__cause__ = raised
         return error
+
+
+def warn_unfinished(what: str, limit: float) -> None:
+    """Tell that a cleanup was cut off."""
+    logger.warning("%s did not finish its cleanup within %s s", what, limit)
 
 
 def read(iterable: object, what: str, *, owned: bool = False) -> Values:
