@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Flow, Input, Retry, Sentinel, Threads
+from flowstage import Flow, Graph, Input, Retry, Sentinel, Threads, source
 
 from .accounts import check_accounts, settle, soon
 from .conftest import virtual_time
@@ -294,3 +294,49 @@ for flow in (source(range(50)).map(abs).map(give).map(str), source(range(50)).bu
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.count("stage 'give' gave a Sentinel as its result") == 2, done.stdout
+
+
+@pytest.mark.parametrize("then", ["send", "finish", "source"])
+async def test_what_stood_behind_a_sentinel_that_is_given_up(then: str) -> None:
+    """Nothing is in its way any more, so it goes on at once."""
+    more = anyio.Event()
+
+    async def items() -> AsyncIterator[str]:
+        yield "a"
+        await more.wait()
+        yield "b"
+
+    start: Flow[Any, str] = source(items) if then == "source" else Input[str]()
+    graph = Graph(main=start.map(str.upper), side=start.buffer(1, overflow="drop_newest"))
+    got: list[str] = []
+    given_up = anyio.CancelScope()
+
+    with soon():
+        async with graph.open() as run, anyio.create_task_group() as group:
+
+            async def read() -> None:
+                async for item in run.output("main"):
+                    got.append(item)
+
+            async def send_sentinel() -> None:
+                with given_up:
+                    await run.send_sentinel("given up")
+
+            group.start_soon(read)
+            if then != "source":
+                await run.send("a")
+            await settle()
+            group.start_soon(send_sentinel)  # and it waits: `side` is full, and nobody reads it
+            await settle()
+            more.set()
+            if then == "send":
+                group.start_soon(run.send, "b")
+            elif then == "finish":
+                run.finish()
+            await settle()
+            given_up.cancel()
+            await settle()
+            assert got == (["A"] if then == "finish" else ["A", "B"])
+            if then == "send":
+                run.finish()
+    check_accounts(run.report(), over=True)

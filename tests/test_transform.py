@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Input, Sentinel, StageError, source
+from flowstage import ClosedError, Input, Sentinel, StageError, source
 
 from .accounts import check_accounts, settle, soon
 
@@ -225,3 +226,110 @@ async def test_asking_after_the_end() -> None:
 
     with soon():
         assert await Input[int]().transform(ask).collect([1, 2]) == [[1, 2]]
+
+
+async def polled(items: AsyncIterator[int]) -> AsyncIterator[int]:
+    """Ask again and again, and wait for no answer; every item takes longer than a turn."""
+    while True:
+        item = None
+        with anyio.move_on_after(0):
+            try:
+                item = await anext(items)
+            except StopAsyncIteration:
+                return
+        if item is None:
+            await anyio.sleep(0.0001)
+        else:
+            yield item
+        time.sleep(0.0015)
+
+
+async def collected(items: AsyncIterator[int]) -> AsyncIterator[int]:
+    """Give what has come at the end of each period, as one would write `batch` by hand."""
+    batch: list[int] = []
+    due = anyio.current_time() + 0.004
+    while True:
+        with anyio.CancelScope(deadline=due):
+            try:
+                batch.append(await anext(items))
+            except StopAsyncIteration:
+                break
+            time.sleep(0.0015)
+        if anyio.current_time() >= due:
+            for item in batch:
+                yield item
+            batch, due = [], anyio.current_time() + 0.004
+    for item in batch:
+        yield item
+
+
+@pytest.mark.parametrize("fn", [polled, collected])
+async def test_a_timeout_around_a_question_loses_nothing(fn: Any) -> None:
+    """What has been taken is given to the function, or it has not been taken."""
+    flow = Input[int]().transform(fn)
+    with soon():
+        async with flow.open() as run:
+            await run.feed(range(60))
+            run.finish()
+            assert [item async for item in run] == [*range(60)]
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("shield", [False, True])
+async def test_an_old_life_gets_nothing_new(shield: bool) -> None:
+    """After an interrupt the items are another life's; a shield does not change that."""
+    seen: list[Any] = []
+
+    async def once_more(items: AsyncIterator[str]) -> AsyncIterator[str]:
+        try:
+            async for item in items:
+                yield item
+        finally:
+            if run.report().interrupts == len(seen) + 1:
+                with anyio.CancelScope(shield=shield):
+                    try:
+                        seen.append(await anext(items))
+                    except BaseException as error:
+                        seen.append(type(error))
+                        raise
+
+    flow = Input[str]().transform(once_more)
+    with soon():
+        async with flow.open() as run:
+            results = aiter(run)
+            await run.send("old")
+            assert await anext(results) == "old"
+            await settle()
+            assert run.interrupt() == 0
+            await run.send("new 1")
+            await run.send("new 2")
+            run.finish()
+            assert [item async for item in results] == ["new 1", "new 2"]
+    assert seen == [ClosedError if shield else anyio.get_cancelled_exc_class()]
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("pause", [0, 0.005])
+async def test_what_has_given_its_last_is_over_before_anything_else(pause: float) -> None:
+    """So an interrupt by the reader of the last result finds it ended, however long all took."""
+
+    async def two(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        for _ in range(2):
+            yield await anext(items)
+            time.sleep(pause)
+
+    with soon():
+        async with Input[int]().transform(two).open() as run:
+            results = aiter(run)
+            await run.send(1)
+            assert await anext(results) == 1
+            await anyio.sleep(pause)
+            await run.send(2)
+            assert await anext(results) == 2
+            run.interrupt()
+            with pytest.raises(ClosedError):
+                for number in range(3, 10):
+                    await run.send(number)
+                    await settle()
+            assert [item async for item in results] == []
+    check_accounts(run.report(), over=True)

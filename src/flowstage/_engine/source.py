@@ -100,7 +100,8 @@ class Line:
         self.tickets: deque[Ticket] = deque()
         self.closed = False
         self.discarded = 0
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[], None] = lambda: None  # told of what joins
+        self.moved: Callable[[], None] = lambda: None  # told of what has left without its place
 
     def place(self) -> bool:
         """Place what can be placed; tell whether the line is empty now.
@@ -165,6 +166,7 @@ class Line:
         """Take a thing out of the line whose owner wants it no more."""
         if ticket.state == "waiting":
             self.tickets.remove(ticket)
+            self.moved()  # there may be room for what stood behind it
 
     def forget(self) -> int:
         """Discard the line at an interrupt; give the number of items."""
@@ -211,7 +213,7 @@ class EntryRunner(Chain):
     ) -> None:
         super().__init__(frame, steps, inlets, outlets)
         self.line = Line(self.outlet, self.exits)
-        self.line.changed = self.bell.ring
+        self.line.changed = self.line.moved = self.bell.ring
         self.open = True
         self.gated = False
 
@@ -357,6 +359,7 @@ class SourceRunner(EntryRunner):
         self.late: BaseException | None = None  # what the source raised, when it cannot be told yet
         self.pump_bell = Bell(frame.watch)
         self.line.changed = self.pump_bell.ring
+        self.line.moved = self._ring
         # A value is pulled when there is room for it. A rendezvous has none before its reader waits,
         # and a buffer that drops items always has.
         self.bounded = [edge for edge in self.outlet.edges if edge.blocks and edge.capacity]
@@ -492,6 +495,10 @@ class SourceRunner(EntryRunner):
         self.is_done = True
         self.pump_bell.ring()
         super().retire()
+
+    def _ring(self) -> None:
+        self.bell.ring()
+        self.pump_bell.ring()
 
     async def pump(self) -> None:
         """Move the line while a pull is in flight."""

@@ -14,12 +14,12 @@ from time import perf_counter
 from typing import Any
 
 from anyio import current_effective_deadline, get_current_task, sleep_forever
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._clock import compute
 from .._envelope import Barrier, Envelope, Failure, Sentinel
 from .._epoch import Flushed
-from .._errors import NO_ITEM, safe_repr
+from .._errors import NO_ITEM, ClosedError, safe_repr
 from .._stages import MAIN, TransformStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import sentinel_given
@@ -41,8 +41,10 @@ class Items(AsyncIterator[Any]):
 
     def __init__(self, runner: TransformRunner) -> None:
         self._runner = runner
+        self._epoch = runner.seen
         self.barrier: Barrier | None = None
-        self._end = 0.0  # when other tasks are due a turn
+        self._end = perf_counter() + LONGEST_TURN  # when other tasks are due a turn
+        self._rested = False  # they have had it
 
     async def __anext__(self) -> Any:
         runner = self._runner
@@ -50,13 +52,19 @@ class Items(AsyncIterator[Any]):
         runner.count_work()
         (inlet,) = runner.inlets
         while self.barrier is None:
+            if not self._rested and perf_counter() > self._end:
+                self._rested = True  # also when it is cancelled, or a poll would never be answered
+                await checkpoint()  # before anything is taken: the function may have a timeout
+                self._end = perf_counter() + LONGEST_TURN
+            if self._epoch != runner.frame.epoch.number:
+                await checkpoint_if_cancelled()
+                raise ClosedError(
+                    f"transform {runner.name!r} was interrupted: this life of it is over"
+                )
             thing = inlet.take()
             if type(thing) is Envelope:
                 runner.hold(thing)
-                if perf_counter() > self._end:
-                    if self._end:
-                        await checkpoint()
-                    self._end = perf_counter() + LONGEST_TURN
+                self._rested = False
                 return thing.value
             if thing is EMPTY and inlet.ended:
                 runner.resumed = perf_counter()
@@ -118,13 +126,14 @@ class TransformRunner(Runner):
             values = await self.guarded_open(items)
             end = perf_counter() + LONGEST_TURN
             while (value := await self.guarded_next(values)) is not DONE:
+                # It may give results without end, and never wait. Others have their turn before one
+                # is given: a function that has given its last ends before anything else comes.
+                if perf_counter() > end:
+                    await checkpoint()
+                    end = perf_counter() + LONGEST_TURN
                 self.check()
                 await self.give(self.frame.joined(value, self.parts()), outlet)
                 self.tally.given += 1
-                if perf_counter() > end:  # it may give results without end, and never wait
-                    await checkpoint()
-                    self.check()
-                    end = perf_counter() + LONGEST_TURN
                 if self.last is not None:
                     self.resumed = perf_counter()
         finally:
