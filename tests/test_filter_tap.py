@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Input, Threads, source
+from flowstage import Input, Sentinel, StageError, Threads, source
 
 from .accounts import check_accounts, soon
 
@@ -101,3 +101,36 @@ async def test_many_filters_fused() -> None:
         assert stage.taken == len(wanted)
         wanted = [item for item in wanted if item % number]
         assert stage.done == len(wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"timing": True}], ids=["bare", "timed"])
+@pytest.mark.parametrize("verb", ["filter", "tap"])
+async def test_a_function_that_gives_a_coroutine_now_and_then(
+    verb: str, options: dict[str, Any]
+) -> None:
+    """It would be taken for true and never be awaited, so it is an error of that item."""
+
+    async def ask(item: int) -> bool:
+        return item != 5
+
+    def cached(item: int) -> Any:
+        return ask(item) if item == 5 else None if item % 2 else True
+
+    flow = getattr(Input[int](), verb)(cached, name="cached")
+    with soon():
+        with pytest.raises(TypeError, match=r"stage 'cached' gave a coroutine, and before that"):
+            await flow.collect(range(10), **options)
+        report = await flow.drain(range(10), on_error="skip", **options)
+        assert report.stage("cached").skipped == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"timing": True}], ids=["bare", "timed"])
+@pytest.mark.parametrize("verb", ["filter", "tap"])
+async def test_a_sentinel_as_a_result(verb: str, options: dict[str, Any]) -> None:
+    """It is an error, whether or not anybody looks at the result."""
+
+    def wrong(item: int) -> Any:
+        return Sentinel("no") if item == 5 else True
+
+    with soon(), pytest.raises(StageError, match="gave a Sentinel as its result"):
+        await getattr(Input[int](), verb)(wrong).collect(range(10), **options)

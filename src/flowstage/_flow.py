@@ -144,6 +144,9 @@ class Flow(Generic[In, Out_co]):
     computed once and every branch gets it. (It is the same object in every branch; a function that
     changes an item changes it for the others.) Nothing runs until `open`.
 
+    A function that is no `async def` may give awaitables as well, as a lambda around one does. It
+    does so each time or never: its first result decides.
+
     Stages that call a function take these options:
 
     * `on`: a place to run it in, such as `Threads(4)`; without one it runs on the event loop, where

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
+from types import CoroutineType
 from typing import Any
 
 from anyio import current_time, move_on_after, sleep
@@ -130,9 +131,28 @@ class CallStep(Step):
                 result = await result
         else:
             result = await self.within_timeout(lambda: self.start_async(envelope))
+        if self.kind in ("filter", "tap"):
+            return bool(self.plainly(result)) if self.kind == "filter" else self.plainly(result)
         if type(result) is Sentinel:
             raise sentinel_given(self.name)
-        return bool(result) if self.kind == "filter" else result
+        return result
+
+    def plainly(self, result: Any) -> Any:
+        """Give the result of a filter or tap, which is never meant to be a coroutine.
+
+        Raises:
+            TypeError: it is one, though the function's first result was none.
+            StageError: it is a sentinel.
+        """
+        if type(result) is Sentinel:
+            raise sentinel_given(self.name)
+        if type(result) is CoroutineType:
+            result.close()
+            raise TypeError(
+                f"stage {self.name!r} gave a coroutine, and before that something else; a function "
+                "gives awaitables each time or never, and the first time decides"
+            )
+        return result
 
     async def start_async(self, envelope: Envelope) -> Any:
         """Call the function once and wait for its result."""

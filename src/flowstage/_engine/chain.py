@@ -411,12 +411,15 @@ class Chain(Runner):
                         count = len(out)
                     elif kind == "filter":
                         for value in islice(todo, stride):
-                            if fn(value):
+                            keep = fn(value)
+                            if keep is True or (keep is not False and step.plainly(keep)):
                                 append(value)
                             count += 1
                     else:
                         for value in islice(todo, stride):
-                            fn(value)
+                            result = fn(value)
+                            if result is not None:
+                                step.plainly(result)
                             append(value)
                             count += 1
                     if seen != epoch.number or perf_counter() - began > LONGEST_TURN:
