@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +19,7 @@ from flowstage import (
     BufferOverflow,
     Failure,
     Flow,
+    Graph,
     Input,
     Retry,
     Sentinel,
@@ -832,3 +834,31 @@ async def test_an_error_keeps_its_context(flow: Flow[Any, Any]) -> None:
                 finally:
                     raise OSError("the body's own")
         assert "the body's own" in "".join(traceback.format_exception(caught.value))
+
+
+async def test_what_fails_after_the_root_cause_is_noted_on_it() -> None:
+    """The first three of them; all are in the run's `failures`."""
+
+    async def roll_back(item: int) -> int:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise OSError(f"could not roll back {item}")
+
+    async def fail(item: int) -> int:
+        await settle()
+        raise ValueError("root")
+
+    start = source(range(5))
+    graph = Graph(start.map(roll_back, concurrency=5), start.map(fail))
+    with soon(), pytest.raises(ValueError, match="root") as caught:
+        async with graph.open() as run:
+            await anyio.sleep_forever()
+    first, *later = caught.value.__notes__
+    assert first.startswith("flowstage: raised in stage 'fail'")
+    assert len(later) == 3
+    for note in later:
+        assert re.match(
+            r"flowstage: after that, stage 'roll_back' raised OSError\('could not roll back", note
+        )
+    assert len(run.failures) == 6

@@ -164,6 +164,94 @@ async def test_when_nobody_wants_more() -> None:
         check_accounts(run.report(), over=True)
 
 
+@pytest.mark.parametrize("kind", ["plain", "async"])
+@pytest.mark.parametrize("way", ["end", "closed", "cancelled", "wrong"])
+async def test_feed_closes_a_generator(way: str, kind: str) -> None:
+    """Exactly once, in the task that iterates it, before `feed` is over; its cleanup may await."""
+    closed: list[int] = []
+
+    def values() -> Iterator[Any]:
+        try:
+            yield from range(3)
+            if way == "wrong":
+                raise OSError("of the generator")
+            if way != "end":
+                yield from range(100)
+        finally:
+            closed.append(anyio.get_current_task().id)
+
+    async def later() -> AsyncIterator[Any]:
+        try:
+            for value in values():
+                yield value
+        finally:
+            await checkpoint()
+            closed.append(anyio.get_current_task().id)
+
+    flow = Input[int]().transform(first) if way == "closed" else Input[int]()
+    with soon():
+        async with flow.open(buffer=50) as run:
+            source: Any = values() if kind == "plain" else later()
+            if way == "closed":
+                with pytest.raises(ClosedError):
+                    await run.feed(source)
+            elif way == "cancelled":
+                with anyio.move_on_after(0.05) as scope:
+                    await run.feed(source)
+                assert scope.cancelled_caught
+            elif way == "wrong":
+                with pytest.raises(OSError, match="of the generator"):
+                    await run.feed(source)
+            else:
+                await run.feed(source)
+            assert {*closed} == {anyio.get_current_task().id}
+            assert len(closed) == (1 if kind == "plain" else 2)
+            run.interrupt()
+
+
+async def test_feed_says_how_to_feed_what_gives_no_items() -> None:
+    """A function is to be called, a context manager to be entered."""
+    async with Input[int]().open() as run:
+        with pytest.raises(TypeError, match=r"not <function .*; call it, and feed what it gives"):
+            await run.feed(lambda: [1])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="enter it with 'async with'"):
+            await run.feed(anyio.create_task_group())  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"not 5$"):
+            await run.feed(5)  # type: ignore[arg-type]
+
+
+async def test_senders_are_told_that_the_run_has_failed() -> None:
+    """As readers are: with what it has failed with as the cause."""
+    errors: dict[str, ClosedError] = {}
+
+    async def fail(item: int) -> int:
+        await anyio.sleep(0.02)
+        raise ValueError("disk full")
+
+    async def told(name: str, use: Any) -> None:
+        try:
+            while True:
+                await use()
+                await checkpoint()
+        except ClosedError as error:
+            errors[name] = error
+
+    with soon():
+        async with anyio.create_task_group() as group:
+            with pytest.raises(ValueError, match="disk full") as caught:
+                async with Input[int]().map(fail).open(buffer=1) as run:
+                    group.start_soon(told, "send", lambda: run.send(1))
+                    group.start_soon(told, "sentinel", run.send_sentinel)
+                    group.start_soon(told, "read", aiter(run).__anext__)
+                    await anyio.sleep_forever()
+            await told("late send", lambda: run.send(1))
+            await told("late read", aiter(run).__anext__)
+    assert errors.keys() == {"send", "sentinel", "read", "late send", "late read"}
+    for name, error in errors.items():
+        assert error.__cause__ is caught.value
+        assert "the run has failed" in str(error) or name.startswith("late")
+
+
 async def test_feed() -> None:
     """Iterables, async iterables, sentinels in them; the input stays open."""
 

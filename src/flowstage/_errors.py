@@ -62,6 +62,10 @@ class StageError(FlowError):
     """A stage's function misbehaved in a way that has no exception of its own."""
 
 
+MOST_LATER = 3
+"""Later failures that are noted; all are in the run's `failures`."""
+
+
 def note_failure(failure: Failure) -> None:
     """Put the one note that names stage, item and attempt on a failure's error.
 
@@ -78,6 +82,17 @@ def note_failure(failure: Failure) -> None:
         setattr(error, _MARK, (failure.stage, failure.item, failure.attempts, text))
         error.add_note(text)
     except Exception:  # an exception class may forbid attributes; the error itself still goes on
+        return
+
+
+def note_later(error: BaseException, failure: Failure) -> None:
+    """Note on the error that ends a run what failed after it, while the run was taken down."""
+    begin = "flowstage: after that, "
+    try:
+        notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(begin)]
+        if failure.error is not error and len(notes) < MOST_LATER:
+            error.add_note(f"{begin}stage {failure.stage!r} raised {safe_repr(failure.error)}")
+    except Exception:  # as above
         return
 
 

@@ -34,7 +34,7 @@ from ._engine.runner import Step
 from ._engine.source import Ticket
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
-from ._errors import BufferOverflow, note_failure, safe_repr
+from ._errors import BufferOverflow, note_failure, note_later, safe_repr
 from ._plan import Plan, PlannedEdge, is_chained
 from ._policies import OnError
 from ._report import FailureRecord
@@ -229,6 +229,11 @@ class Live:
 
     # -- what runners ask for -------------------------------------------------------------------
 
+    @property
+    def why(self) -> BaseException | None:
+        """What the run has failed with."""
+        return self.crashed if self.failure is None else self.failure.error
+
     def begun(self) -> None:
         """Note that a runner has begun; when all have, the sources are opened."""
         self._to_begin -= 1
@@ -261,6 +266,8 @@ class Live:
         if self.failure is None and self.crashed is None:
             note_failure(failure)
             self.failure = failure
+        elif self.failure is not None:
+            note_later(self.failure.error, failure)
         self.cancel()
 
     def crash(self, error: BaseException) -> None:

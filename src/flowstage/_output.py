@@ -121,7 +121,7 @@ class Output(Generic[T_co]):
                     f"output {self._name!r} was closed"
                     if edge.finished
                     else "the run is over; read its results inside the async with block"
-                )
+                ) from live.why
             if edge.total - edge.taken - edge.flushed:
                 self._turns += 1
                 return edge.take()
@@ -130,7 +130,7 @@ class Output(Generic[T_co]):
                 return EMPTY
             if live.cancelled:
                 await checkpoint_if_cancelled()
-                why = live.crashed if live.failure is None else live.failure.error
+                why = live.why
                 raise ClosedError(
                     "the run's block is being left; read inside it, and wait for readers there"
                     if why is None

@@ -26,6 +26,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if
 from ._account import report_of
 from ._engine import InputRunner
 from ._engine.source import Ticket
+from ._engine.values import read
 from ._envelope import Envelope, Failure, Sentinel
 from ._errors import ClosedError, GraphError, safe_repr
 from ._explain import explain
@@ -176,7 +177,7 @@ class Run(Generic[In, Out_co]):
         """Send everything that a source gives; the input stays open for more.
 
         A `Sentinel` that the source gives is sent on as one. An exception of the source goes to the
-        caller, and the run goes on.
+        caller, and the run goes on. A generator that is not read to its end is closed.
 
         Raises:
             TypeError: the source is no iterable, or a string.
@@ -187,14 +188,22 @@ class Run(Generic[In, Out_co]):
             raise TypeError(
                 f"feed() takes items, not a string; put {safe_repr(source)} into a list"
             )
-        if isinstance(source, AsyncIterable):
-            async for item in source:
-                await self._feed_one(entry, item)
-        elif isinstance(source, Iterable):
-            for item in source:
-                await self._feed_one(entry, item)
-        else:
-            raise TypeError(f"feed() takes an iterable or async iterable, not {safe_repr(source)}")
+        _check_fed(source)
+        values = read(source, "the source of feed()")
+        values.lend()
+        try:
+            if values.is_async:
+                async for item in values.iterator:
+                    await self._feed_one(entry, item)
+            else:
+                for item in values.iterator:
+                    await self._feed_one(entry, item)
+            values.closed = True
+        finally:
+            if not values.closed:
+                late = await values.close(self._live.close_timeout)
+                if late is not None:
+                    raise late
 
     async def _feed_one(self, entry: InputRunner, item: Any) -> None:
         if type(item) is Sentinel:
@@ -262,7 +271,12 @@ class Run(Generic[In, Out_co]):
         if all(ticket.state == "refused" for _, ticket in tickets):
             if self._live.cancelled:
                 await checkpoint_if_cancelled()
-            raise ClosedError("no input is open any more, so a sentinel has nowhere to enter")
+            why = self._live.why
+            raise ClosedError(
+                "no input is open any more, so a sentinel has nowhere to enter"
+                if why is None
+                else "the run has failed, so a sentinel has nowhere to enter"
+            ) from why
 
     def _envelope(self, item: Any, context: MutableMapping[str, Any] | None) -> Envelope:
         if type(item) is Sentinel:
@@ -305,7 +319,9 @@ class Run(Generic[In, Out_co]):
 
     def _check_open(self) -> None:
         if self._live.closed:
-            raise ClosedError("the run is over; send inside the async with block")
+            raise ClosedError(
+                "the run is over; send inside the async with block"
+            ) from self._live.why
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -482,6 +498,18 @@ def _is_ordinary(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return all(map(_is_ordinary, exc.exceptions))
     return isinstance(exc, (Exception, get_cancelled_exc_class()))
+
+
+def _check_fed(source: Any) -> None:
+    """Refuse to feed what gives no items, and say what would."""
+    if isinstance(source, (Iterable, AsyncIterable)):
+        return
+    hint = ""
+    if hasattr(type(source), "__aenter__"):
+        hint = "; enter it with 'async with', and feed what that gives"
+    elif callable(source):
+        hint = "; call it, and feed what it gives"
+    raise TypeError(f"feed() takes an iterable or async iterable, not {safe_repr(source)}{hint}")
 
 
 def _withdraw(tickets: list[tuple[Any, Ticket]]) -> None:

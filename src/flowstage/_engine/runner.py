@@ -58,12 +58,15 @@ class Frame(Protocol):
     on_error: OnError
     contextual: bool
     plain: bool
-    failure: Failure | None
-    crashed: BaseException | None
     timing: bool
     observers: Sequence[Any]
     close_timeout: float
     cancelled: bool
+
+    @property
+    def why(self) -> BaseException | None:
+        """What the run has failed with."""
+        ...
 
     def fail(self, failure: Failure) -> None:
         """Report the failure that ends the run; cancellation follows."""

@@ -32,7 +32,7 @@ from functools import partial
 from inspect import isawaitable, iscoroutine
 from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import Any, Never
 
 from anyio import (
     CancelScope,
@@ -272,7 +272,7 @@ class InputRunner(EntryRunner):
         try:
             return self.outlet.put(envelope)
         except Enough:
-            raise self._closed() from None
+            self._refuse()
 
     async def wait_place(self, envelope: Envelope) -> None:
         """Wait in line for room."""
@@ -286,7 +286,7 @@ class InputRunner(EntryRunner):
         if ticket.state == "refused":
             if self.frame.cancelled:
                 await checkpoint_if_cancelled()  # in the run's own scope that is what has happened
-            raise self._closed()
+            self._refuse()
 
     def check_open(self) -> None:
         """Refuse what comes too late.
@@ -295,10 +295,12 @@ class InputRunner(EntryRunner):
             ClosedError: the input takes no more.
         """
         if self.line.closed or not self.outlet.open:
-            raise self._closed()
+            self._refuse()
 
-    def _closed(self) -> ClosedError:
-        return ClosedError(f"input {self.steps[0].name!r} takes no more items")
+    def _refuse(self) -> Never:
+        why = self.frame.why
+        what = f"input {self.name!r} takes no more items"
+        raise ClosedError(what if why is None else f"{what}: the run has failed") from why
 
     async def serve(self) -> None:
         """Move the line when there is room, until the input is closed and the line empty."""
@@ -448,10 +450,7 @@ class SourceRunner(EntryRunner):
         """Give what a context manager is told of why its source is read no more."""
         if isinstance(error, Enough):
             return None  # nobody wants more: that is an end like any other
-        if isinstance(error, Stopped):
-            failure = self.frame.failure
-            return self.frame.crashed if failure is None else failure.error
-        return error
+        return self.frame.why if isinstance(error, Stopped) else error
 
     def _pulling(self) -> None:
         """Leave the line to the pump while the source is at work."""
