@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from anyio import create_task_group, fail_after, move_on_after, sleep, to_thread
+from anyio import create_task_group, fail_after, from_thread, move_on_after, sleep, to_thread
 
 from flowstage import (
     DeadlockError,
@@ -483,3 +483,92 @@ async def test_a_slow_reader_who_goes_away_is_missed(caplog: pytest.LogCaptureFi
         await sleep(3)
         group.cancel_scope.cancel()
     assert caplog.text.count("stands still") == 1
+
+
+WAITING_INSIDE = "the run stands still, because it is full and"
+
+
+@virtual_time
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("verb", ["map", "flat_map", "transform"])
+async def test_a_stage_that_sends_to_its_own_run(
+    verb: str, concurrency: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the run is full and nothing but its own sends could move it, that is said."""
+    caplog.set_level(logging.WARNING, "flowstage")
+
+    async def expand(item: int) -> list[int]:
+        for number in range(5):
+            await run.send(item + number)
+        return [item]
+
+    async def all_of_them(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            for value in await expand(item):
+                yield value
+
+    async def values(item: int) -> AsyncIterator[int]:
+        for value in await expand(item):
+            yield value
+
+    flow: Flow[int, Any] = {
+        "map": lambda: Input[int]().map(expand, concurrency=concurrency, name="expand"),
+        "flat_map": lambda: Input[int]().flat_map(values, concurrency=concurrency, name="expand"),
+        "transform": lambda: Input[int]().transform(all_of_them, name="expand"),
+    }[verb]()
+    with fail_after(60):
+        async with flow.open(buffer=2) as run:
+            for number in range(concurrency):
+                await run.send(number)
+            with move_on_after(10):
+                async for _ in run:
+                    pass
+            (text,) = [m for m in caplog.messages if WAITING_INSIDE in m]
+            assert "a call of stage 'expand' waits to send to it" in text
+            caplog.clear()
+            run.interrupt()
+
+
+async def test_a_thread_that_sends_to_its_own_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same through the event loop, by a call in a thread."""
+    monkeypatch.setattr(still, "UNREAD_AFTER", 0.02)
+
+    def expand(item: int) -> int:
+        for number in range(5):
+            from_thread.run(run.send, item + number)
+        return item
+
+    with fail_after(5):
+        async with Input[int]().map(expand, on=Threads(1)).open(buffer=1) as run:
+            run.send_nowait(1)
+            while WAITING_INSIDE not in caplog.text:
+                await sleep(0.01)
+    assert "stage 'expand'" in caplog.text
+
+
+@virtual_time
+async def test_sends_to_the_own_run_that_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is said while other calls go on, or while it merely takes long."""
+    slow, left = [0], [40]
+
+    async def expand(item: int) -> int:
+        if left[0]:
+            left[0] -= 1
+            await run.send(item)
+        await sleep(1.5)  # longer than it takes to warn
+        slow[0] += 1
+        return item
+
+    with fail_after(1000):
+        async with Input[int]().map(expand, concurrency=4).open(buffer=2) as run:
+            for number in range(3):
+                await run.send(number)
+            got = 0
+            async for _ in run:
+                got += 1
+                if got == 43:
+                    break
+    assert slow == [43]
+    assert WAITING_INSIDE not in caplog.text

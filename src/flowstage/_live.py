@@ -18,6 +18,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
+from contextvars import ContextVar
 from operator import itemgetter
 from threading import get_ident
 from time import perf_counter
@@ -48,6 +49,9 @@ from ._wires import KINDS, Edge, Outlet, Overflowing, Poured, Rendezvous, timed
 logger = logging.getLogger("flowstage")
 
 KEPT_FAILURES = 500
+
+_inside: ContextVar[object] = ContextVar("flowstage.inside", default=None)
+"""Stands for the run whose task this is, or a task or thread that its functions have started."""
 
 
 class Live:
@@ -86,6 +90,7 @@ class Live:
         self.group: TaskGroup = create_task_group()
         self.cancelled = self.closed = self.expired = False
         self.thread = 0
+        self.token = object()
         self.deadline: CancelScope | None = None
         self.failure: Failure | None = None
         self.crashed: BaseException | None = None
@@ -253,12 +258,18 @@ class Live:
         # Counted from its first step: asyncio.run() may cancel a task that has not begun, and
         # whoever counts it already would wait for it in vain.
         self.tasks += 1
+        _inside.set(self.token)
         try:
             await work()
         finally:
             self.tasks -= 1
             if self.tasks == 0 and self.gone is not None:
                 self.gone.set()
+
+    def note_wait(self, ticket: Ticket) -> None:
+        """Learn that somebody begins to wait to send: it may be a call of this very run."""
+        if _inside.get() is self.token:
+            self.stillness.look_after(ticket)
 
     def fail(self, failure: Failure) -> None:
         """Take note of a failure that ends the run; the first one is its root cause."""

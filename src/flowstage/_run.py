@@ -264,6 +264,7 @@ class Run(Generic[In, Out_co]):
             for place, ticket in tickets:
                 if not (ticket.event.is_set() or place.gated):
                     ticket.task = get_current_task().id
+                    self._live.note_wait(ticket)
                     await ticket.event.wait()
         except BaseException:
             _withdraw(tickets)

@@ -12,6 +12,9 @@ wait, and nobody reads it                the middle of an `async for` is merely 
 anything else                            the run is idle: no timer
 =======================================  =========================================================
 
+Besides, a call of the run itself may wait to send to it: when nothing but such calls could move the run,
+that is worth a warning as well.
+
 Only in the first two cases a timer is set. It goes by the moment at which the run came to stand, so
 that whoever is about to come, and whoever is being cancelled, has a moment to do so.
 """
@@ -19,7 +22,7 @@ that whoever is about to come, and whoever is being cancelled, has a moment to d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anyio import current_time, sleep
@@ -29,6 +32,8 @@ from ._errors import NO_ITEM, DeadlockError
 from ._waits import Waits, in_words, may_get_more, senders
 
 if TYPE_CHECKING:
+    from ._engine import Runner
+    from ._engine.source import Ticket
     from ._live import Live
 
 logger = logging.getLogger("flowstage")
@@ -51,6 +56,8 @@ class Stillness:
         self.readings: list[Callable[[], Any]] = []
         self.since = 0.0
         self.watching = self.warned = False
+        self.own: list[Ticket] = []  # calls of the run itself that wait to send to it
+        self.watching_own = False
 
     def look(self) -> None:
         """Set the timer when the run has come to stand in a way that somebody should know of."""
@@ -109,6 +116,40 @@ class Stillness:
                     self.since = current_time()  # who reads slowly now may be gone by then
         finally:
             self.watching = False
+
+    def look_after(self, ticket: Ticket) -> None:
+        """Look after a call of the run itself that waits to send to it."""
+        self.own = [other for other in self.own if not other.event.is_set()]
+        self.own.append(ticket)
+        if not self.watching_own:
+            self.watching_own = True
+            self.live.spawn_uncounted(self.watch_own)
+
+    async def watch_own(self) -> None:
+        """Warn when everything has waited for such a call, and it for everything else, for long.
+
+        Nobody can tell whether it has a timeout, so this is no deadlock.
+        """
+        try:
+            while self.own:
+                waiting = self.own
+                await sleep(UNREAD_AFTER)
+                self.own = [ticket for ticket in self.own if not ticket.event.is_set()]
+                busy = [runner for runner in self.live.runners if runner.moves()]
+                calls = sum(max(1, len(runner.at_work())) for runner in busy)
+                if self.own and self.own == waiting and calls == len(waiting):
+                    self.warn_own(busy)
+                    return
+        finally:
+            self.watching_own = False
+
+    def warn_own(self, busy: Sequence[Runner]) -> None:
+        """Name the stages whose calls wait to send to their own run."""
+        logger.warning(
+            "the run stands still, because it is full and %s waits to send to it; "
+            "send from a task of your own, outside the stages",
+            " and ".join(f"a call of stage {runner.name!r}" for runner in busy),
+        )
 
     def fail(self) -> None:
         """End the run with the circle of waits."""

@@ -74,6 +74,9 @@ class Frame(Protocol):
     def crash(self, error: BaseException) -> None:
         """Carry an exception that is no stage's failure to the run's host, to be raised bare."""
 
+    def note_wait(self, ticket: Any) -> None:
+        """Learn that somebody begins to wait to send: it may be a call of this very run."""
+
     def note(self, failure: Failure) -> None:
         """Record a failure that was handled."""
 
@@ -247,6 +250,12 @@ class Runner:
     def at_work(self) -> list[tuple[float, Any]]:
         """Give the calls under way: when each began, and with what item."""
         return [entry for step in self.steps for entry in step.tally.working.values()]
+
+    def moves(self) -> bool:
+        """Tell whether it can move by itself, or is in user code that may."""
+        if self.started is None or self.ended is not None:
+            return False
+        return self.bell.event is None or bool(self.at_work())
 
     def on_want(self) -> Sequence[Edge]:
         """Learn that somebody downstream is ready to begin reading; give what is wanted above."""

@@ -278,6 +278,7 @@ class InputRunner(EntryRunner):
         """Wait in line for room."""
         ticket = self.line.join(envelope)
         ticket.task = get_current_task().id
+        self.frame.note_wait(ticket)
         try:
             await ticket.event.wait()
         except BaseException:
@@ -396,6 +397,9 @@ class SourceRunner(EntryRunner):
                 self.frame.watch.parked -= 1
             self.gate.set()
         return super().on_want()
+
+    def moves(self) -> bool:
+        return not self.at_gate and super().moves()
 
     async def _wait_gate(self, gate: Event) -> None:
         """Wait to be wanted; whoever opens the gate takes this task off the parked."""
