@@ -13,8 +13,10 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from flowstage import Graph, Input, Retry, StageTimeout, Threads, source
+from flowstage._engine import seats
 from flowstage._engine.bursts import BurstOffload
 
 from .accounts import check_accounts, settle, soon
@@ -529,6 +531,130 @@ async def test_what_a_thread_would_go_on_with_is_not_begun_after_an_interrupt(
             assert [item async for item in run] == [-1]
     assert begun == [*range(301), -1]
     assert 699 < dropped <= 1000
+    check_accounts(run.report(), over=True)
+
+
+class Watcher:
+    """An observer, so that a stage makes its calls one by one."""
+
+    def after_stage(self, *_: Any) -> None:
+        """Take no notice."""
+
+
+CAREFUL: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "bare": ({}, []),
+    "timeout": ({"timeout": 99}, []),
+    "retry": ({"retry": Retry(2)}, []),
+    "observed": ({}, [Watcher()]),
+    "all": ({"timeout": 99, "retry": Retry(2)}, [Watcher()]),
+}
+EVERY_CARE = pytest.mark.parametrize(("options", "observers"), CAREFUL.values(), ids=CAREFUL)
+
+
+@pytest.mark.parametrize("verb", ["map", "filter", "tap", "flat_map"])
+@EVERY_CARE
+async def test_a_thread_that_is_slow_to_start_begins_nothing_that_was_discarded(
+    verb: str, options: dict[str, Any], observers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call handed to a thread, and interrupted before the thread has come to it, is not made."""
+    begun: list[int] = []
+    at_it, go = threading.Event(), threading.Event()
+
+    class SlowStart(seats.ThreadCall):
+        def run(self) -> Any:
+            at_it.set()
+            assert go.wait(5)
+            return super().run()
+
+    def work(item: int) -> Any:
+        begun.append(item)
+        return [item] if verb == "flat_map" else item
+
+    monkeypatch.setattr(seats, "ThreadCall", SlowStart)
+    flow = getattr(Input[int](), verb)(work, on=Threads(1), **options)
+    with soon():
+        async with flow.open(observers=observers) as run:
+            await run.feed([1, 2])
+            await until(at_it.is_set)
+            assert run.interrupt() == 2
+            await run.send(3)
+            go.set()
+            run.finish()
+            assert [item async for item in run] == [3]
+    assert begun == [3]
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("verb", ["map", "flat_map"])
+@EVERY_CARE
+async def test_a_call_is_told_of_an_interrupt_whenever_that_comes(
+    verb: str, options: dict[str, Any], observers: list[Any]
+) -> None:
+    """However far a call is on its way into its thread: it is not begun, or it is told."""
+    place = Threads(1)
+    untold: list[int] = []
+
+    def ask(item: int) -> Any:
+        end = time.monotonic() + 0.5
+        while item >= 0 and time.monotonic() < end:
+            anyio.from_thread.check_cancelled()
+            time.sleep(0.001)
+        if item >= 0:
+            untold.append(item)
+        return [item] if verb == "flat_map" else item
+
+    flow = getattr(Input[int](), verb)(ask, on=place, **options)
+    with soon():
+        async with flow.open(observers=observers) as run:
+            for turns in range(12):
+                await run.send(turns)
+                for _ in range(turns):
+                    await checkpoint()
+                run.interrupt()
+                await until(lambda: place.seats().borrowed_tokens == 0)
+                check_accounts(run.report())
+            await run.send(-1)
+            run.finish()
+            assert [item async for item in run] == [-1]
+    assert untold == []
+    check_accounts(run.report(), over=True)
+
+
+@EVERY_CARE
+async def test_what_waits_for_a_seat_to_read_on_reads_nothing_after_an_interrupt(
+    options: dict[str, Any], observers: list[Any]
+) -> None:
+    """A generator whose values so far are given is closed then, and not asked for one more."""
+    place, me = Threads(1), object()
+    pulled: list[int] = []
+    closed: list[bool] = []
+
+    def forever(item: int) -> Iterator[int]:
+        try:
+            for number in itertools.count():
+                pulled.append(number)
+                yield item
+        finally:
+            closed.append(True)
+
+    flow = Input[int]().flat_map(forever, on=place, **options)
+    with soon():
+        async with flow.open(buffer=2, observers=observers) as run:
+            results = aiter(run)
+            await run.send(1)
+            await until(lambda: pulled and place.seats().borrowed_tokens == 0)
+            await settle()
+            await place.seats().acquire_on_behalf_of(me)
+            for _ in range(len(pulled)):
+                assert await anext(results) == 1
+            await until(lambda: place.seats().statistics().tasks_waiting)
+            had = len(pulled)
+            run.interrupt()
+            place.seats().release_on_behalf_of(me)
+            await until(lambda: closed)
+            await until(lambda: place.seats().borrowed_tokens == 0)
+            check_accounts(run.report())
+    assert len(pulled) == had
     check_accounts(run.report(), over=True)
 
 

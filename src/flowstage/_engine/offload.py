@@ -17,7 +17,7 @@ Workers belong to the run, not to the epoch; everything else about the window is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from time import perf_counter
@@ -449,16 +449,14 @@ class Offload(Pool):
         envelope, began = slot.envelope, perf_counter()
         self.step.tally.working[slot] = (began, envelope.value)
         try:
-            answer, late = await self._in_time(
-                slot, seen, [], run_slice, self.call, (envelope,), 0.0
-            )
+            answer, late = await self._in_time(slot, seen, [], run_slice, 0.0)
         finally:
             self.step.tally.working.pop(slot, None)
             self.step.spent(envelope, perf_counter() - began)
         if late is not None:
             return None, late
-        outcome: tuple[Any, BaseException | None] = answer[0][0] if answer else (None, None)
-        return outcome
+        made: list[tuple[Any, BaseException | None]] = [] if answer is None else answer[0]
+        return made[0] if made else (None, None)  # an interrupt was quicker than the thread
 
     async def _in_time(
         self, slot: Slot, seen: int, answers: list[Any], work: Callable[..., Any], *args: Any
@@ -467,23 +465,34 @@ class Offload(Pool):
 
         Its answer is put into `answers` in any case, also when this is cancelled meanwhile.
 
+        Args:
+            slot, seen: the item, the epoch it belongs to.
+            answers: where the answer is put.
+            work: takes the stage's function, the item in a list that an interrupt empties, `args`.
+            args: what else it takes.
+
         Returns:
             its answer, nothing if it was not even begun; and the error if it came too late.
         """
         timeout = self.step.options.timeout
-        if timeout is None:
-            await self._thread_call(answers, slot, work, args)
-            return answers[0] if answers else None, None
-        done, told, late = Event(), CancelScope(), False
-        self.frame.spawn_uncounted(partial(self._timed, answers, slot, work, args, done, told))
+        envelopes = self.handed[slot] = [slot.envelope]
+        call = partial(self._thread_call, answers, slot, seen, work, envelopes, args)
         try:
-            with move_on_after(timeout) as scope:
-                await done.wait()
-            late = scope.cancelled_caught
+            if timeout is None:
+                await call()
+                return answers[0] if answers else None, None
+            done, told, late = Event(), CancelScope(), False
+            self.frame.spawn_uncounted(partial(self._timed, call, done, told))
+            try:
+                with move_on_after(timeout) as scope:
+                    await done.wait()
+                late = scope.cancelled_caught
+            finally:
+                if not done.is_set():
+                    told.cancel()  # the thread learns it from `check_cancelled`
+                    await self._stay(slot, done, timeout, seen, late=late)
         finally:
-            if not done.is_set():
-                told.cancel()  # the thread learns it from `check_cancelled`
-                await self._stay(slot, done, timeout, seen, late=late)
+            del self.handed[slot]
         return answers[0] if answers else None, self._too_late(timeout) if late else None
 
     def _too_late(self, timeout: float) -> StageTimeout:
@@ -516,33 +525,35 @@ class Offload(Pool):
             await done.wait()
 
     async def _timed(
-        self,
-        answers: list[Any],
-        slot: Slot,
-        work: Callable[..., Any],
-        args: tuple[Any, ...],
-        done: Event,
-        told: CancelScope,
+        self, call: Callable[[], Awaitable[None]], done: Event, told: CancelScope
     ) -> None:
         """Run a call that somebody else waits for, perhaps not to the end."""
         try:
             with told:
-                await self._thread_call(answers, slot, work, args)
+                await call()
         finally:
             done.set()
 
     async def _thread_call(
-        self, answers: list[Any], slot: Slot, work: Callable[..., Any], args: tuple[Any, ...]
+        self,
+        answers: list[Any],
+        slot: Slot,
+        seen: int,
+        work: Callable[..., Any],
+        envelopes: list[Envelope],
+        args: tuple[Any, ...],
     ) -> None:
         """Run a call in a thread and note its answer; there is none if it was not even begun."""
+        if self.stale(seen):  # the scope would be of an epoch in which nobody cancels this call
+            return
         with self.frame.epoch.work():
             if self.script is None or slot.count:  # values that are read on are no new call
-                answers.append(await in_thread(work, *args))
+                answers.append(await in_thread(work, self.call, envelopes, *args))
                 return
-            call, *rest = args
+            held = (slot.envelope,)  # what a script holds has begun: it is made in any case
             answers.append(
                 await self.script(
-                    slot.envelope.value, call, lambda call: in_thread(work, call, *rest)
+                    slot.envelope.value, self.call, lambda call: in_thread(work, call, held, *args)
                 )
             )
 
@@ -577,15 +588,7 @@ class Offload(Pool):
                     answers: list[Any] = []
                     try:
                         answer, late = await self._in_time(
-                            slot,
-                            seen,
-                            answers,
-                            read_slice,
-                            self.call,
-                            envelope,
-                            iterator,
-                            SLICE,
-                            most,
+                            slot, seen, answers, read_slice, iterator, SLICE, most
                         )
                         if answer is not None:
                             iterator, values, more, error = answer

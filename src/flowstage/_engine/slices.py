@@ -118,16 +118,25 @@ def run_iterator(
 
 def read_slice(
     call: Callable[[Envelope], Any],
-    envelope: Envelope,
+    envelopes: Sequence[Envelope],
     iterator: Iterator[Any] | None,
     seconds: float,
     most: int,
 ) -> tuple[Iterator[Any] | None, list[Any], bool, BaseException | None]:
     """Begin to read what a `flat_map` makes of an item, or go on. Runs in a thread.
 
+    Args:
+        call: the function of the stage.
+        envelopes: the one item, or nothing if an interrupt has discarded it.
+        iterator: what is read on.
+        seconds, most: when to stop.
+
     Returns:
         the iterator, the values, whether there may be more, and what was raised.
     """
+    envelope = next(iter(envelopes), None)
+    if envelope is None:
+        return iterator, [], False, None
     if iterator is None:
         iterator, error = begin_iterator(call, envelope)
         if iterator is None:
