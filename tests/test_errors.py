@@ -352,6 +352,55 @@ async def test_results_whose_truth_cannot_be_told() -> None:
             assert await line.collect([1, 2], on_error="skip") == []
 
 
+async def test_an_exit_that_counts_as_false_ends_the_program() -> None:
+    """Whatever the truth of the exception is, it comes bare and is never skipped."""
+
+    class Leave(SystemExit):
+        def __bool__(self) -> bool:
+            return False
+
+    async def leave(item: Any) -> Any:
+        raise Leave
+
+    flow = Input[int]()
+    for line in (
+        flow.map(refuse(2, Leave)),
+        flow.map(abs).map(refuse(2, Leave)),
+        flow.map(leave),
+        flow.map(leave, concurrency=2),
+        flow.map(refuse(2, Leave), on=Threads(1)),
+        flow.map(refuse(2, Leave), on=Threads(1), timeout=9),
+    ):
+        with soon(), pytest.raises(Leave):
+            await line.collect([1, 2, 3], on_error="skip")
+
+
+async def test_a_source_is_left_with_an_error_that_counts_as_false() -> None:
+    """The context manager of a source learns the type of it as of any other."""
+
+    class Many(ValueError):
+        def __len__(self) -> int:
+            return 0
+
+    class Closed:
+        def __iter__(self) -> Iterator[int]:
+            raise Many
+
+    class Manager:
+        left: Any = None
+
+        async def __aenter__(self) -> Closed:
+            return Closed()
+
+        async def __aexit__(self, kind: Any, *_: object) -> None:
+            self.left = kind
+
+    manager = Manager()
+    with soon(), pytest.raises(Many):
+        await source(lambda: manager).map(abs).collect()
+    assert manager.left is Many
+
+
 async def test_items_are_never_looked_at() -> None:
     """Items whose repr, equality, truth and hash raise pass, and fail like others."""
 

@@ -533,6 +533,38 @@ async def test_a_truth_that_cannot_be_told_is_the_error() -> None:
         assert report.stage("s").skipped == 1
 
 
+@EVERY_WAY
+@pytest.mark.parametrize("verb", RESULTS)
+async def test_an_error_that_counts_as_false_is_an_error(verb: str, way: dict[str, Any]) -> None:
+    """An exception that is a collection, say, and empty: there is no result beside it."""
+
+    class Many(ValueError):
+        def __len__(self) -> int:
+            return 0
+
+    def fail(item: int) -> Any:
+        raise Many
+
+    async def fail_later(item: int) -> Any:
+        raise Many
+
+    async def fail_in_values(item: int) -> AsyncIterator[Any]:
+        yield item
+        raise Many
+
+    options = {name: value for name, value in way.items() if name != "is_async"}
+    fn: Any = fail
+    if way.get("is_async"):
+        fn = fail_in_values if verb == "flat_map" else fail_later
+    notes = Notes()
+    flow = getattr(Input[int](), verb)(fn, name="s", **options)
+    with soon():
+        report = await flow.drain([1], observers=[notes], on_error="skip")
+    assert notes.told == [("before", "s", 1), ("after", "s", 1, None, Many)]
+    assert report.stage("s").skipped == 1
+    check_accounts(report, over=True)
+
+
 async def test_with_times_and_sentinels() -> None:
     """Neither disturbs the other; a sentinel is no item."""
     for way in WAYS.values():

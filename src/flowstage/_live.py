@@ -449,7 +449,7 @@ class Live:
             except BaseException as error:  # a native cancellation during the wait
                 raised = error
             exit_ = self.group.__aexit__
-            return bool(await exit_(type(raised) if raised else None, raised, None))
+            return bool(await exit_(None if raised is None else type(raised), raised, None))
         except BaseExceptionGroup as group:
             # On trio a Ctrl-C is raised wherever the loop is at that moment, in this package too.
             bare: BaseException | None = group.subgroup((KeyboardInterrupt, SystemExit))
@@ -457,7 +457,8 @@ class Live:
                 raise
             while isinstance(bare, BaseExceptionGroup):
                 bare = bare.exceptions[0]
-            self.crashed = self.crashed or bare
+            if self.crashed is None:
+                self.crashed = bare
             return False
         finally:
             self.settle()

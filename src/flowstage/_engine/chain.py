@@ -506,8 +506,9 @@ class Chain(Runner):
         end = 0.0
         while True:
             for number, what, error in reversed(broken):
-                own = error and await own_error(error, self.frame, self.calls[number].name)
-                todo.append((number, what, own))
+                if error is not None:
+                    error = await own_error(error, self.frame, self.calls[number].name)
+                todo.append((number, what, error))
             broken = []
             self.check()
             if not todo:

@@ -435,7 +435,7 @@ class Offload(Pool):
                 value = slot.mark is not HOLE
             seat.leave()
             with self.frame.epoch.work():
-                await hooks.after(item, None if error else value, error, envelope.context)
+                await hooks.after(item, value if error is None else None, error, envelope.context)
             if self.stale(seen):
                 return
         if error is not None:

@@ -514,7 +514,7 @@ class Pool(Runner):
                     await close_values(step, source, item)
         if hooks is not None:
             self.frame.epoch.check(seen)
-            await hooks.after(item, None if error else slot.count, error, context)
+            await hooks.after(item, slot.count if error is None else None, error, context)
         if error is not None:
             self.note_failed(slot, CallFailed(error, failures))
 

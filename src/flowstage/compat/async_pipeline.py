@@ -346,8 +346,8 @@ class _Lane:
             try:
                 self._item = item = next(work.items, _NONE)
             except Exception as error:
-                if not work.failed:  # else a stage was first
-                    work.broken = work.broken or error
+                if not work.failed and work.broken is None:  # else a stage or a lane was first
+                    work.broken = error
                 raise _Over from None
             if item is _NONE:
                 work.over = True
