@@ -68,6 +68,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+class Watcher:
+    """An observer, so that a stage makes its calls one by one."""
+
+    def after_stage(self, *_: Any) -> None:
+        """Take no notice."""
+
+
+CAREFUL: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "bare": ({}, []),
+    "timeout": ({"timeout": 99}, []),
+    "retry": ({"retry": Retry(2)}, []),
+    "observed": ({}, [Watcher()]),
+    "all": ({"timeout": 99, "retry": Retry(2)}, [Watcher()]),
+}
+EVERY_CARE = pytest.mark.parametrize(("options", "observers"), CAREFUL.values(), ids=CAREFUL)
+
+
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 async def test_results_and_limit(options: dict[str, Any]) -> None:
     """All results, in order unless it was waived; never more threads than seats or concurrency."""
@@ -374,6 +391,92 @@ async def test_nobody_wants_more() -> None:
         check_accounts(run.report(), over=True)
 
 
+@pytest.mark.parametrize("verb", ["map", "filter", "flat_map"])
+@pytest.mark.parametrize("ordered", [True, False])
+@EVERY_CARE
+async def test_a_call_is_told_that_nobody_wants_more(
+    verb: str, ordered: bool, options: dict[str, Any], observers: list[Any]
+) -> None:
+    """By a closed output as by a stage below that ends; its seat is free as soon as it ends."""
+    place = Threads(2)
+    at_it = threading.Event()
+    told: list[int] = []
+
+    def ask(item: int) -> Any:
+        end = time.monotonic() + 5
+        while item and time.monotonic() < end:
+            at_it.set()
+            try:
+                anyio.from_thread.check_cancelled()
+            except BaseException:
+                told.append(item)
+                raise
+            time.sleep(0.001)
+        return [item] if verb == "flat_map" else not item
+
+    async def first(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            await until(at_it.is_set)
+            yield item
+            return
+
+    numbers = Input[int]()
+    asked = getattr(numbers, verb)(ask, on=place, ordered=ordered, name="ask", **options)
+    with soon():
+        async with Graph(asked=asked, others=numbers).open(observers=observers) as run:
+            await run.send(1)
+            await until(at_it.is_set)
+            run.output("asked").close()
+            await until(lambda: place.seats().borrowed_tokens == 0)
+            await run.send(2)
+            run.finish()
+            assert [item async for item in run.output("others")] == [1, 2]
+            check_accounts(run.report())
+        assert told == [1]
+        assert run.failed == 0
+        check_accounts(run.report(), over=True)
+        at_it.clear()
+        async with asked.transform(first).open(observers=observers) as run:
+            await run.feed([0, 3])
+            assert len([item async for item in run]) == 1
+            await until(lambda: place.seats().borrowed_tokens == 0)
+        assert told == [1, 3]
+        check_accounts(run.report(), over=True)
+
+
+@EVERY_CARE
+async def test_calls_go_on_while_their_failures_are_wanted(
+    options: dict[str, Any], observers: list[Any]
+) -> None:
+    """A closed output does not cancel what another branch still has a use for."""
+    at_it, go = threading.Event(), threading.Event()
+    told: list[int] = []
+
+    def fail(item: int) -> int:
+        at_it.set()
+        assert go.wait(5)
+        try:
+            anyio.from_thread.check_cancelled()
+        except BaseException:
+            told.append(item)
+            raise
+        raise ValueError(item)
+
+    flow = Input[int]().map(fail, on=Threads(1), **options)
+    with soon():
+        graph = Graph(good=flow, bad=flow.failures())
+        async with graph.open(on_error="skip", observers=observers) as run:
+            await run.feed([1, 2])
+            await until(at_it.is_set)
+            run.output("good").close()
+            await settle()
+            go.set()
+            run.finish()
+            assert [failure.item async for failure in run.output("bad")] == [1, 2]
+    assert told == []
+    check_accounts(run.report(), over=True)
+
+
 async def test_a_lazy_generator_in_a_thread() -> None:
     """Values are pulled as they are given on, and the generator is closed when nobody wants more."""
     pulled: list[int] = []
@@ -532,23 +635,6 @@ async def test_what_a_thread_would_go_on_with_is_not_begun_after_an_interrupt(
     assert begun == [*range(301), -1]
     assert 699 < dropped <= 1000
     check_accounts(run.report(), over=True)
-
-
-class Watcher:
-    """An observer, so that a stage makes its calls one by one."""
-
-    def after_stage(self, *_: Any) -> None:
-        """Take no notice."""
-
-
-CAREFUL: dict[str, tuple[dict[str, Any], list[Any]]] = {
-    "bare": ({}, []),
-    "timeout": ({"timeout": 99}, []),
-    "retry": ({"retry": Retry(2)}, []),
-    "observed": ({}, [Watcher()]),
-    "all": ({"timeout": 99, "retry": Retry(2)}, [Watcher()]),
-}
-EVERY_CARE = pytest.mark.parametrize(("options", "observers"), CAREFUL.values(), ids=CAREFUL)
 
 
 @pytest.mark.parametrize("verb", ["map", "filter", "tap", "flat_map"])

@@ -35,14 +35,22 @@ class Epoch:
             scope.cancel()
 
     @contextmanager
-    def work(self) -> Iterator[CancelScope]:
-        """Enclose work that an interrupt cancels; leaves normally when one did."""
+    def work(self, among: set[CancelScope] | None = None) -> Iterator[CancelScope]:
+        """Enclose work that an interrupt cancels; leaves normally when one did.
+
+        Args:
+            among: where the scope is kept meanwhile, for somebody else who may cancel it.
+        """
         with CancelScope() as scope:
             self._scopes.add(scope)
+            if among is not None:
+                among.add(scope)
             try:
                 yield scope
             finally:
                 self._scopes.discard(scope)
+                if among is not None:
+                    among.discard(scope)
 
     def check(self, number: int) -> None:
         """Let go of work that was begun in an older epoch.

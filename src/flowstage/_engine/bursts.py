@@ -207,7 +207,7 @@ class BurstOffload(Offload):
                 soon(self.told, burst, outcome, ahead, seat, seen)
 
         try:
-            with self.frame.epoch.work():
+            with self.frame.epoch.work(self.scopes):
                 last, outcome = await in_thread(run_on, self.do_burst, slot, ahead, tell)
         finally:
             del self.aheads[seat]

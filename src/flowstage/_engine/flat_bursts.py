@@ -139,7 +139,7 @@ class FlatBurstOffload(BurstOffload):
         self.handed[slot] = items
         made = FlatResult()
         try:
-            with self.frame.epoch.work():
+            with self.frame.epoch.work(self.scopes):
                 made = await in_thread(
                     run_flat_burst, self.fn, self.step.name, items, SLICE, MOST_IN_A_CALL
                 )

@@ -68,6 +68,7 @@ class Offload(Pool):
         shifts: the seats of the workers that have been called, taken or waited for.
         handed: the lists that threads are working on. Emptied by an interrupt, so that no call is
             begun for what it has discarded.
+        scopes: those of the calls under way, which are no part of the coordinator's.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Offload(Pool):
         self.crew: list[Worker] = []
         self.shifts: set[Seat] = set()
         self.handed: dict[Slot, list[Any]] = {}
+        self.scopes: set[CancelScope] = set()
         self.hired = 0
         super().__init__(frame, steps, inlets, outlets)
         options = self.step.options
@@ -109,6 +111,8 @@ class Offload(Pool):
 
     def conclude(self) -> None:
         self.closing = True
+        for scope in self.scopes:  # nobody wants more, and the threads learn it as of an interrupt
+            scope.cancel()
         for worker in self.crew:
             worker.assign(None)
         super().conclude()
@@ -270,7 +274,7 @@ class Offload(Pool):
         answers: list[tuple[Any, BaseException | None]] = []
         spent = 0.0
         try:
-            with epoch.work():
+            with epoch.work(self.scopes):
                 envelopes = self.handed[batch[0]] = [slot.envelope for slot in batch]
                 answers, spent = await in_thread(run_slice, self.call, envelopes, SLICE)
         finally:
@@ -291,7 +295,7 @@ class Offload(Pool):
         answers: list[tuple[list[Any], Iterator[Any] | None, BaseException | None]] = []
         spent = 0.0
         try:
-            with self.frame.epoch.work():
+            with self.frame.epoch.work(self.scopes):
                 envelopes = self.handed[batch[0]] = [slot.envelope for slot in batch]
                 answers, spent = await in_thread(
                     run_flat_slice, self.call, self.step.name, envelopes, SLICE, MOST_IN_A_CALL
@@ -406,7 +410,7 @@ class Offload(Pool):
         item, hooks, retry = envelope.value, step.hooks, step.options.retry
         if hooks is not None:
             seat.leave()
-            with self.frame.epoch.work():
+            with self.frame.epoch.work(self.scopes):
                 await hooks.before(item, envelope.context)
                 await seat.take_back()
         while not self.stale(seen):
@@ -419,7 +423,7 @@ class Offload(Pool):
                 break
             slot.attempts += 1
             step.tally.retries += 1
-            with self.frame.epoch.work():
+            with self.frame.epoch.work(self.scopes):
                 await seat.rest(retry.wait(slot.attempts - 1))
         if self.stale(seen):
             return
@@ -434,7 +438,7 @@ class Offload(Pool):
             if isinstance(step.stage, FilterStage):
                 value = slot.mark is not HOLE
             seat.leave()
-            with self.frame.epoch.work():
+            with self.frame.epoch.work(self.scopes):
                 await hooks.after(item, value if error is None else None, error, envelope.context)
             if self.stale(seen):
                 return
@@ -509,7 +513,7 @@ class Offload(Pool):
             try:
                 if self.step.hooks is not None:
                     item, context = slot.envelope.value, slot.envelope.context
-                    with self.frame.epoch.work():
+                    with self.frame.epoch.work(self.scopes):
                         await self.step.hooks.after(item, None, error, context)
                 if not self.stale(seen):
                     self.note_failed(slot, CallFailed(error, slot.attempts))
@@ -546,7 +550,7 @@ class Offload(Pool):
         """Run a call in a thread and note its answer; there is none if it was not even begun."""
         if self.stale(seen):  # the scope would be of an epoch in which nobody cancels this call
             return
-        with self.frame.epoch.work():
+        with self.frame.epoch.work(self.scopes):
             if self.script is None or slot.count:  # values that are read on are no new call
                 answers.append(await in_thread(work, self.call, envelopes, *args))
                 return

@@ -71,8 +71,9 @@ class ScriptedThreads(Threads):
     Args:
         limit: how many calls may be held or made at once.
         patience: seconds, on the event loop's clock, that `wait_called` waits; and after which a call
-            that has been given up (by a timeout, an interrupt, or since its run is left) and that
-            nobody releases is dropped with a warning, so that a test which fails does not hang.
+            that has been given up (by a timeout, an interrupt, since nobody wants what comes of it or
+            since its run is left) and that nobody releases is dropped with a warning, so that a test
+            which fails does not hang.
 
     Raises:
         ValueError: `limit` is below 1, or `patience` negative or not a number.
