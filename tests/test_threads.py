@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import gc
 import itertools
 import logging
 import threading
@@ -18,6 +20,7 @@ from anyio.lowlevel import checkpoint
 from flowstage import Graph, Input, Retry, StageTimeout, Threads, source
 from flowstage._engine import seats
 from flowstage._engine.bursts import BurstOffload
+from flowstage._live import Live
 
 from .accounts import check_accounts, settle, soon
 
@@ -867,3 +870,36 @@ async def test_slow_calls_after_quick_ones_are_shared_at_once() -> None:
             run.finish()
             done += [item async for item in results]
     assert sorted(done) == list(range(2016))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:coroutine 'Live._task' was never awaited"
+)  # it is cancelled first
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
+async def test_a_timed_call_whose_task_is_cancelled_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when asyncio shuts down in just that moment: nobody waits for a call that never was."""
+    original = Live.spawn_uncounted
+    calls: list[int] = []
+
+    def spawn(self: Live, work: Any) -> None:
+        others = asyncio.all_tasks()
+        original(self, work)
+        if getattr(work, "func", None) and work.func.__name__ == "_timed":
+            (task,) = asyncio.all_tasks() - others
+            task.cancel()
+            asyncio.get_running_loop().call_soon(host.cancel)
+
+    monkeypatch.setattr(Live, "spawn_uncounted", spawn)
+
+    async def main() -> None:
+        await Input[int]().map(calls.append, on=Threads(1), timeout=5).collect([1])
+
+    with soon():
+        host = asyncio.create_task(main())
+        await asyncio.wait([host])
+        assert host.cancelled()
+    gc.collect()  # the warning comes now, and not in the next test
+    assert calls == []

@@ -485,13 +485,15 @@ class Offload(Pool):
             if timeout is None:
                 await call()
                 return answers[0] if answers else None, None
-            done, told, late = Event(), CancelScope(), False
-            self.frame.spawn_uncounted(partial(self._timed, call, done, told))
+            begun, done, told, late = Event(), Event(), CancelScope(), False
+            self.frame.spawn_uncounted(partial(self._timed, call, begun, done, told))
             try:
                 with move_on_after(timeout) as scope:
                     await done.wait()
                 late = scope.cancelled_caught
             finally:
+                if not begun.is_set():  # nor will it be: asyncio may cancel a task before it begins
+                    done.set()
                 if not done.is_set():
                     told.cancel()  # the thread learns it from `check_cancelled`
                     await self._stay(slot, done, timeout, seen, late=late)
@@ -529,9 +531,12 @@ class Offload(Pool):
             await done.wait()
 
     async def _timed(
-        self, call: Callable[[], Awaitable[None]], done: Event, told: CancelScope
+        self, call: Callable[[], Awaitable[None]], begun: Event, done: Event, told: CancelScope
     ) -> None:
         """Run a call that somebody else waits for, perhaps not to the end."""
+        if done.is_set():
+            return
+        begun.set()
         try:
             with told:
                 await call()
