@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -594,3 +596,49 @@ async def test_a_reader_outside_the_block_is_told_why_it_ends() -> None:
             group.start_soon(read, run)
             await settle()
     assert "block is being left" in told[0]
+
+
+class Thing:
+    """An item that tells when it is gone."""
+
+
+async def same_later(item: Thing) -> Thing:
+    await checkpoint()
+    return item
+
+
+async def one_later(item: Thing) -> AsyncIterator[Thing]:
+    await checkpoint()
+    yield item
+
+
+@pytest.mark.parametrize("timing", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda flow: flow.map(lambda item: item),
+        lambda flow: flow.map(same_later),
+        lambda flow: flow.map(same_later).filter(bool),
+        lambda flow: flow.map(same_later, concurrency=3),
+        lambda flow: flow.map(same_later, concurrency=3, ordered=False),
+        lambda flow: flow.flat_map(one_later, concurrency=2),
+        lambda flow: flow.map(lambda item: item, on=Threads(2)),
+        lambda flow: flow.batch(1).map(lambda items: items[0]),
+    ],
+    ids=["inline", "async", "fused", "pool", "unordered", "flat pool", "thread", "batch"],
+)
+async def test_an_idle_run_keeps_no_item(make: Any, timing: bool) -> None:
+    """What has come out is the reader's alone."""
+    refs: list[weakref.ref[Thing]] = []
+    with soon():
+        async with make(Input[Thing]()).open(timing=timing) as run:
+            results = aiter(run)
+            for _ in range(5):
+                thing = Thing()
+                refs.append(weakref.ref(thing))
+                await run.send(thing)
+                del thing
+                await anext(results)
+            await settle()
+            gc.collect()
+            assert [ref() for ref in refs] == [None] * 5

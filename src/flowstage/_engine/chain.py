@@ -555,6 +555,7 @@ class Chain(Runner):
                 while not inlet.total - inlet.taken - inlet.flushed:
                     if inlet.ended:
                         return
+                    value = given = None  # or they would live until the next one comes
                     await self.wait_item()
                     turn, began = 0, self.woke
                 head = inlet.refill()

@@ -409,6 +409,7 @@ class Pool(Runner):
                 if self.needed:
                     self.bell.ring()
                 if worker.slot is None:
+                    slot = None  # or its item would live until the next one comes
                     self.end_work()
                     await worker.wait()
         except (Stopped, Flushed):
