@@ -29,6 +29,45 @@ async def test_named_and_unnamed_ends() -> None:
     assert await twice.collect([1]) == {"str": ["1"], "str-2": ["1"]}
 
 
+async def test_an_end_is_called_as_its_stage_is() -> None:
+    """And never as another one, whatever the stages were called before they met in a graph."""
+    first = Input[str]("in").map(str.strip)
+    twice = first.map(str.upper).map(str.strip)
+    for flows in ((twice, first), (first, twice)):
+        graph = Graph(*flows)
+        out = await graph.collect([" a "])
+        assert out == {"strip": ["a"], "strip-2": ["A"]}
+        assert {(e.source, e.target) for e in graph.edges} >= {
+            ("strip", "strip"),
+            ("strip-2", "strip-2"),
+        }
+    one = Input[int]().map(str).map(str)
+    assert [(e.source, e.target) for e in one.graph.edges][-1] == ("str-2", "str-2")
+    async with one.open([1]) as run:
+        assert [item async for item in run.output("str-2")] == ["1"]
+        with pytest.raises(GraphError, match="its ends are 'str-2'"):
+            run.output("str")
+
+
+def test_several_ends_of_one_stage() -> None:
+    """All but the first have numbers that are no other stage's, and no other end's."""
+    x = Input[int]("x")
+    a, b = x.balance(2)
+    c, d = b.balance(2)
+    assert [*Graph(a, c, d)._topology.ends] == ["balance", "balance-2", "balance-2-2"]
+    left = x.map(str, on_error="skip")
+    ends = Graph(left, left.failures(), str=left.map(int))._topology.ends
+    assert [*ends] == ["str-2", "failures", "str"]
+    e, f = x.balance(2)
+    g, h = x.balance(2)
+    assert [*Graph(e, f, g, h)._topology.ends] == [
+        "balance",
+        "balance-3",
+        "balance-2",
+        "balance-2-2",
+    ]
+
+
 async def test_output_by_flow_and_by_name() -> None:
     x = Input[int]("x")
     a, b = x.map(str), x.map(lambda v: -v)

@@ -53,7 +53,8 @@ class Graph:
     """A whole graph, frozen and checked.
 
     Args:
-        flows: the flows that end the graph; their ends are named after their last stages.
+        flows: the flows that end the graph; their ends are named after their last stages, as
+            these are called in the graph.
         named: flows by the names of their ends.
 
     Raises:
@@ -64,24 +65,16 @@ class Graph:
     def __init__(self, *flows: Flow[Any, Any], **named: Flow[Any, Any]) -> None:
         if not flows and not named:
             raise GraphError("a graph needs at least one flow to end it")
-        ends: dict[str, Port] = {}
         given: tuple[Any, ...] = (*flows, *named.values())
         for thing in given:
             if not isinstance(getattr(thing, "_port", None), Port):
                 hint = "; write Graph(**flows)" if isinstance(thing, Mapping) else ""
                 hint = "; write Graph(*flows)" if isinstance(thing, (list, tuple)) else hint
                 raise TypeError(f"a graph is made of flows, not {safe_repr(thing)}{hint}")
-        for flow in flows:
-            name = label = flow._port.node.stage.name
-            number = 1
-            while name in ends or name in named:
-                number += 1
-                name = f"{label}-{number}"
-            ends[name] = flow._port
-        ends |= {name: flow._port for name, flow in named.items()}
-        if len(set(ends.values())) < len(ends):
+        unnamed = [flow._port for flow in flows]
+        if len({*unnamed, *(flow._port for flow in named.values())}) < len(given):
             raise GraphError("the same flow ends the graph twice; each end needs a flow of its own")
-        self._topology = survey(ends)
+        self._topology = survey(unnamed, {name: flow._port for name, flow in named.items()})
         self._plans: dict[int, Plan] = {}
 
     def __repr__(self) -> str:
@@ -242,6 +235,6 @@ class Graph:
 def single_end(port: Port) -> Graph:
     """Make the graph of one flow."""
     graph = Graph.__new__(Graph)
-    graph._topology = survey({port.node.stage.name: port})
+    graph._topology = survey([port])
     graph._plans = {}
     return graph

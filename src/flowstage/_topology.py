@@ -8,7 +8,7 @@ by the verbs and never changed, so a flow used twice is the same node met twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from attrs import Factory, field, frozen
 
@@ -166,15 +166,16 @@ def above(*ports: Port) -> tuple[Node, ...]:
     return tuple(order)
 
 
-def survey(ends: Mapping[str, Port]) -> Topology:
-    """Find and check the graph that leads to the ends.
+def survey(unnamed: Sequence[Port], named: Mapping[str, Port] | None = None) -> Topology:
+    """Find and check the graph that leads to the ends: those to be named here, and the others.
 
     Raises:
         GraphError: two stages were given the same name, a branch of a fan-out is read by nobody, two
             sources read one iterator, or the graph has no place where items enter.
     """
-    nodes = above(*ends.values())
+    nodes = above(*unnamed, *(named or {}).values())
     names = _names(nodes)
+    ends = _named_ends(unnamed, named or {}, names)
     _check_branches(nodes, ends, names)
     if not any(isinstance(node.stage, (InputStage, SourceStage)) for node in nodes):
         raise GraphError("the graph has neither an Input nor a source")
@@ -199,7 +200,7 @@ def survey(ends: Mapping[str, Port]) -> Topology:
     return Topology(
         nodes,
         tuple(edges),
-        dict(ends),
+        ends,
         names,
         {node: tuple(found) for node, found in into.items()},
         {port: tuple(found) for port, found in out_of.items()},
@@ -227,6 +228,22 @@ def _names(nodes: Iterable[Node]) -> dict[Node, str]:
         taken.add(name)
         names[node] = name
     return names
+
+
+def _named_ends(
+    unnamed: Iterable[Port], named: Mapping[str, Port], names: Mapping[Node, str]
+) -> dict[str, Port]:
+    """Name the ends that have no name after their stages; no end is called as another stage is."""
+    ends: dict[str, Port] = {}
+    taken = {*named, *names.values()}
+    for port in unnamed:
+        name = label = names[port.node]
+        number = 1
+        while name in ends or name in (named if name == label else taken):
+            number += 1
+            name = f"{label}-{number}"
+        ends[name] = port
+    return ends | dict(named)
 
 
 def _check_branches(
