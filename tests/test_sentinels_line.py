@@ -254,6 +254,15 @@ async def test_a_sentinel_is_no_item() -> None:
             run.send_nowait(Sentinel(1))
 
 
+def test_a_sentinel_has_no_subclasses() -> None:
+    """One of a subclass would be data to every stage."""
+    with pytest.raises(TypeError, match=r"^Sentinel cannot be subclassed; put .* into its value$"):
+        type("EndOfTurn", (Sentinel,), {})
+    with pytest.raises(TypeError, match="cannot be subclassed"):
+        type("EndOfTurn", (Sentinel,), {"__slots__": ()}, final=True)
+    assert Sentinel[int](1) == Sentinel(1) == pickle.loads(pickle.dumps(Sentinel(1)))
+
+
 async def test_it_waits_for_its_place() -> None:
     """`send_sentinel` returns when it has one."""
     with soon():

@@ -11,7 +11,7 @@ everything.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
 from attrs import field, frozen
 
@@ -43,15 +43,22 @@ class Made:
     sentinel = False
 
 
+@final
 @frozen
 class Sentinel(Generic[T]):
     """A control value: it passes every stage unprocessed and in order.
+
+    It has no subclasses: the kinds that a program needs are told apart by their values.
 
     Attributes:
         value: what it brings; flowstage never looks at it.
     """
 
     value: T
+
+    def __init_subclass__(cls, **_: Any) -> NoReturn:
+        # A sentinel is told from data by its exact class, and one of a subclass would be data.
+        raise TypeError("Sentinel cannot be subclassed; put what you need into its value")
 
     if not TYPE_CHECKING:
 
