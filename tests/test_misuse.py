@@ -25,12 +25,17 @@ from flowstage import (
     Graph,
     GraphError,
     Input,
+    Report,
     Retry,
     Sentinel,
     Threads,
     merge,
+    operators,
     source,
+    testing,
 )
+from flowstage.compat.async_task_pipeline import AsyncTaskPipeline
+from flowstage.compat.buffered_pipeline import buffered_pipeline
 
 
 def plain(item: Any) -> Any:
@@ -384,6 +389,71 @@ def test_refused_where_it_is_written(case: Case) -> None:
     message = str(caught.value)
     assert not message.endswith(".")
     assert len(message) < 300
+
+
+class Hostile:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr before connect()")
+
+
+SHOWN: dict[str, tuple[Callable[[Any], Any], type[Exception]]] = {
+    "Input": (lambda x: Input(x), TypeError),
+    "name": (lambda x: source([1], name=x), TypeError),
+    "name of a stage": (lambda x: FLOW.map(plain, name=x), TypeError),
+    "count": (lambda x: FLOW.batch(x), TypeError),
+    "number": (lambda x: FLOW.batch(2, within=x), TypeError),
+    "timeout": (lambda x: FLOW.map(plain, on=PLACE, timeout=x), TypeError),
+    "ordered": (lambda x: FLOW.map(plain, ordered=x), TypeError),
+    "pass_context": (lambda x: FLOW.map(plain, pass_context=x), TypeError),
+    "segments": (lambda x: FLOW.transform(over, segments=x), TypeError),
+    "overflow": (lambda x: FLOW.buffer(2, overflow=x), ValueError),
+    "place of a source": (lambda x: source([1], on=x), TypeError),
+    "on_error of a stage": (lambda x: FLOW.map(plain, on_error=x), ValueError),
+    "on_error": (lambda x: FLOW.open(on_error=x), ValueError),
+    "limit": (lambda x: Threads(x), TypeError),
+    "attempts": (lambda x: Retry(x), TypeError),
+    "backoff": (lambda x: Retry(2, backoff=x), ValueError),
+    "errors": (lambda x: Retry(2, errors=(x,)), TypeError),
+    "branches twice": (lambda x: FLOW.route(plain, [Key(x)] * 2), GraphError),
+    "default": (lambda x: FLOW.route(plain, [Key(x)], default=x), GraphError),
+    "unread branch": (lambda x: FLOW.route(plain, [(), Key(x)])[()].graph, GraphError),
+    "operator": (lambda x: operators.take(x, 2), TypeError),
+    "start": (lambda x: operators.enumerate(FLOW, start=x), TypeError),
+    "stage of a report": (lambda x: Report(0.0, (), ()).stage(x), KeyError),
+    "patience": (lambda x: testing.SinkProbe(timeout=x), TypeError),
+    "backend": (lambda x: testing.shuffled(x, 1), ValueError),
+    "queue size": (lambda x: AsyncTaskPipeline(max_queue_size=x), TypeError),
+    "buffer size": (lambda x: buffered_pipeline()(over(ONCE), x), TypeError),
+}
+
+
+class Key:
+    def __init__(self, shown: Any) -> None:
+        self.shown = shown
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
+
+
+@pytest.mark.parametrize("given", [range(99_999), Hostile()], ids=["long", "hostile"])
+@pytest.mark.parametrize("case", SHOWN.values(), ids=SHOWN)
+def test_what_a_message_shows_is_cut(
+    case: tuple[Callable[[Any], Any], type[Exception]], given: Any
+) -> None:
+    """Whatever its repr does, the error is about what was done wrong, and can be read."""
+    make, kind = case
+    with pytest.raises(kind) as caught:
+        make([*given] if isinstance(given, range) else given)
+    assert len(str(caught.value)) < 600
+
+
+def test_items_given_to_an_input() -> None:
+    """They are a newcomer's first thought; the message says where they go."""
+    for items in (["a"], None, iter([1])):
+        with pytest.raises(
+            TypeError, match=r"^name must be a string, not .*; items go to open\(\), collect\(\) or"
+        ):
+            Input(items)  # type: ignore[arg-type]
 
 
 async def test_a_future_is_no_function() -> None:

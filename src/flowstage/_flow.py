@@ -29,7 +29,7 @@ from typing import (
 )
 
 from ._envelope import Failure, Sentinel
-from ._errors import GraphError
+from ._errors import GraphError, safe_repr
 from ._graph import Graph, single_end
 from ._opening import Opening, check_open_options
 from ._places import Threads
@@ -363,7 +363,9 @@ class Flow(Generic[In, Out_co]):
         unknown = options.keys() - CallOptions.__annotations__.keys() - {"pass_context"}
         if unknown:
             known = ", ".join(sorted(CallOptions.__annotations__.keys() | {"pass_context"}))
-            raise TypeError(f"{verb}() has no option {min(unknown)!r}; its options are {known}")
+            raise TypeError(
+                f"{verb}() has no option {safe_repr(min(unknown))}; its options are {known}"
+            )
         checked = Options(**options)
         check_options(verb, fn, checked)
         return self._then(kind(name or name_of(fn), fn, checked, explicit=name is not None))
@@ -437,7 +439,7 @@ class Flow(Generic[In, Out_co]):
         check_callable("transform", fn)
         check_name(name)
         if not isinstance(segments, bool):
-            raise TypeError(f"segments must be True or False, not {segments!r}")
+            raise TypeError(f"segments must be True or False, not {safe_repr(segments)}")
         if nature_of(fn) in ("generator", "async"):
             raise TypeError(
                 f"transform({name_of(fn)}) needs an async generator function: 'async def' with 'yield'"
@@ -472,7 +474,7 @@ class Flow(Generic[In, Out_co]):
         """
         if overflow not in OVERFLOW:
             known = ", ".join(repr(kind) for kind in OVERFLOW)
-            raise ValueError(f"overflow must be one of {known}, not {overflow!r}")
+            raise ValueError(f"overflow must be one of {known}, not {safe_repr(overflow)}")
         check_count("size", size, minimum=0 if overflow == "block" else 1)
         check_name(name)
         return self._then(BufferStage(name or "buffer", size, overflow, explicit=name is not None))
@@ -520,14 +522,16 @@ class Flow(Generic[In, Out_co]):
         check_function("route", key)
         check_name(name)
         if isinstance(branches, (str, bytes)):
-            raise TypeError(f"branches must be several names, not the string {branches!r}")
+            raise TypeError(f"branches must be several names, not the string {safe_repr(branches)}")
         names = tuple(branches)
         if not names:
             raise GraphError("route() needs at least one branch")
         if len(set(names)) < len(names):
-            raise GraphError(f"route() has a branch twice in {names!r}")
+            raise GraphError(f"route() has a branch twice in {safe_repr(names)}")
         if default is not None and default not in names:
-            raise GraphError(f"default={default!r} is none of the branches {names!r}")
+            raise GraphError(
+                f"default={safe_repr(default)} is none of the branches {safe_repr(names)}"
+            )
         if on_error is not None:
             check_on_error(on_error)
         stage = RouteStage(
@@ -818,6 +822,11 @@ class Input(Flow[T, T]):
     __slots__ = ()
 
     def __init__(self, name: str = "input") -> None:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"name must be a string, not {safe_repr(name)}; items go to open(), collect() or "
+                "source()"
+            )
         check_name(name)
         super().__init__(Node(InputStage(name, explicit=name != "input")).port())
 
@@ -879,7 +888,7 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
     check_source("source", items)
     check_name(name)
     if on is not None and not isinstance(on, Threads):
-        raise TypeError(f"on must be a place such as Threads(1), not {on!r}")
+        raise TypeError(f"on must be a place such as Threads(1), not {safe_repr(on)}")
     if on is not None and _is_async(items):
         raise TypeError("an async source is read on the event loop; leave out on=")
     label = name or (name_of(items) if callable(items) else "source")

@@ -32,7 +32,7 @@ def check_open_options(verb: str, options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in _OPTIONS:
             raise TypeError(
-                f"{verb}() has no option {name!r}; its options are {', '.join(_OPTIONS)}"
+                f"{verb}() has no option {safe_repr(name)}; its options are {', '.join(_OPTIONS)}"
             )
 
 

@@ -18,20 +18,20 @@ ON_ERROR = ("raise", "skip", "emit")
 def check_number(name: str, value: object, *, minimum: float, exclusive: bool = False) -> None:
     """Refuse what is no finite number of at least (or above) `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+        raise TypeError(f"{name} must be a number, not {safe_repr(value)}")
     if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value!r}")
+        raise ValueError(f"{name} must be finite, not {safe_repr(value)}")
     if value < minimum or (exclusive and value == minimum):
         bound = "greater than" if exclusive else "at least"
-        raise ValueError(f"{name} must be {bound} {minimum}, not {value!r}")
+        raise ValueError(f"{name} must be {bound} {minimum}, not {safe_repr(value)}")
 
 
 def check_count(name: str, value: object, *, minimum: int = 1) -> None:
     """Refuse what is no whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
+        raise TypeError(f"{name} must be a whole number, not {safe_repr(value)}")
     if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, not {value!r}")
+        raise ValueError(f"{name} must be at least {minimum}, not {safe_repr(value)}")
 
 
 def check_context(value: object) -> None:
@@ -43,14 +43,14 @@ def check_context(value: object) -> None:
 def check_on_error(value: object) -> None:
     """Refuse what is no error policy."""
     if not (isinstance(value, str) and value in ON_ERROR):
-        raise ValueError(f'on_error must be "raise", "skip" or "emit", not {value!r}')
+        raise ValueError(f'on_error must be "raise", "skip" or "emit", not {safe_repr(value)}')
 
 
 def _errors(value: Any) -> tuple[type[Exception], ...]:
     classes = value if isinstance(value, tuple) else (value,)
     for cls in classes:
         if not (isinstance(cls, type) and issubclass(cls, BaseException)):
-            raise TypeError(f"errors must be exception classes, not {cls!r}")
+            raise TypeError(f"errors must be exception classes, not {safe_repr(cls)}")
         if not issubclass(cls, Exception):
             raise ValueError(
                 f"errors cannot include {cls.__name__}: it ends the run and is never retried"
@@ -96,7 +96,9 @@ class Retry:
         check_number("max_delay", self.max_delay, minimum=0)
         check_number("jitter", self.jitter, minimum=0)
         if self.backoff not in ("fixed", "exponential"):
-            raise ValueError(f'backoff must be "fixed" or "exponential", not {self.backoff!r}')
+            raise ValueError(
+                f'backoff must be "fixed" or "exponential", not {safe_repr(self.backoff)}'
+            )
 
     def again(self, error: BaseException, failures: int) -> bool:
         """Tell whether a call that failed for the `failures`th time is tried once more."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from ._errors import safe_repr
+
 
 @frozen
 class FailureRecord:
@@ -269,7 +271,7 @@ class Report:
             if stage.name == name:
                 return stage
         known = ", ".join(repr(stage.name) for stage in self.stages)
-        raise KeyError(f"no stage is named {name!r}; the stages are {known}")
+        raise KeyError(f"no stage is named {safe_repr(name)}; the stages are {known}")
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain dicts, lists, strings and numbers."""

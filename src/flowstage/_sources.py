@@ -47,7 +47,9 @@ def check_source(verb: str, items: Any) -> None:
         TypeError: it is a string, a flow, or nothing that gives items.
     """
     if isinstance(getattr(items, "_port", None), Port):
-        raise TypeError(f"{verb}() takes a source of items, and {items!r} is a flow; build on it")
+        raise TypeError(
+            f"{verb}() takes a source of items, and {safe_repr(items)} is a flow; build on it"
+        )
     if isinstance(items, (str, bytes)):
         raise TypeError(
             f"{verb}() takes a source of items, not a string; put {safe_repr(items)} into a list"

@@ -117,7 +117,7 @@ def check_name(name: object) -> None:
     if name is None:
         return
     if not isinstance(name, str):
-        raise TypeError(f"name must be a string, not {name!r}")
+        raise TypeError(f"name must be a string, not {safe_repr(name)}")
     if not name:
         raise ValueError("name must not be empty")
 
@@ -170,8 +170,9 @@ class Options:
         if self.on_error is not None:
             check_on_error(self.on_error)
         for flag in ("ordered", "pass_context"):
-            if not isinstance(getattr(self, flag), bool):
-                raise TypeError(f"{flag} must be True or False, not {getattr(self, flag)!r}")
+            value = getattr(self, flag)
+            if not isinstance(value, bool):
+                raise TypeError(f"{flag} must be True or False, not {safe_repr(value)}")
 
     @property
     def width(self) -> int:

@@ -261,7 +261,7 @@ def _check_branches(
         for key in keys:
             if node.port(key) not in read:
                 raise GraphError(
-                    f"nobody reads branch {key!r} of {names[node]!r}; use every branch, "
+                    f"nobody reads branch {safe_repr(key)} of {names[node]!r}; use every branch, "
                     "or make the graph with Graph(...) so that the unused one is an end of it"
                 )
 

@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 
 from anyio import current_time, sleep_until
 
+from ._errors import safe_repr
 from ._flow import Flow
 from ._policies import check_count, check_number
 from ._stages import check_function
@@ -57,7 +58,8 @@ _LATE = 0.01
 def _check_flow(verb: str, flow: object) -> None:
     if not isinstance(flow, Flow):
         raise TypeError(
-            f"{verb}() is a function over a flow, not {flow!r}; write flow.pipe({verb}, ...)"
+            f"{verb}() is a function over a flow, not {safe_repr(flow)}; "
+            f"write flow.pipe({verb}, ...)"
         )
 
 
@@ -288,7 +290,7 @@ def enumerate(flow: Flow[In, T], start: int = 0) -> Flow[In, tuple[int, T]]:
     """
     _check_flow("enumerate", flow)
     if isinstance(start, bool) or not isinstance(start, int):
-        raise TypeError(f"start must be a whole number, not {start!r}")
+        raise TypeError(f"start must be a whole number, not {safe_repr(start)}")
 
     async def enumerate(items: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:
         number = start

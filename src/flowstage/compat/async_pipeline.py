@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable,
 from contextvars import Context as Variables
 from contextvars import copy_context
 from inspect import Parameter, isawaitable, signature
+from reprlib import repr as shown
 from types import coroutine
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -409,9 +410,9 @@ def _takes(fn: Callable[..., Any], count: int) -> bool:
 
 def _check_whole(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
+        raise TypeError(f"{name} must be a whole number, not {shown(value)}")
 
 
 def _check_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+        raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")

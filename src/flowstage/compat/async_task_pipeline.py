@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from inspect import iscoroutinefunction
+from reprlib import repr as shown
 from types import GeneratorType
 from typing import Any, Generic, TypeVar
 
@@ -242,7 +243,7 @@ class AsyncTaskPipeline(Generic[T, U]):
         return_exceptions: bool = False,
     ) -> None:
         if isinstance(max_queue_size, bool) or not isinstance(max_queue_size, int):
-            raise TypeError(f"max_queue_size must be a whole number, not {max_queue_size!r}")
+            raise TypeError(f"max_queue_size must be a whole number, not {shown(max_queue_size)}")
         if max_queue_size < 1:
             raise ValueError(f"max_queue_size must be at least 1, not {max_queue_size}")
         self._enable_timing = enable_timing
@@ -330,13 +331,13 @@ class AsyncTaskPipeline(Generic[T, U]):
             RuntimeError: the pipeline is running.
         """
         if not isinstance(name, str):
-            raise TypeError(f"a stage's name must be a string, not {name!r}")
+            raise TypeError(f"a stage's name must be a string, not {shown(name)}")
         if not name:
             raise ValueError("a stage's name must not be empty")
         if any(stage.name == name for stage in self._state.stages):
             raise ValueError(f"there is a stage named {name!r} already; names have to be unique")
         if not callable(process_fn):
-            raise TypeError(f"stage {name!r} needs a function, not {process_fn!r}")
+            raise TypeError(f"stage {name!r} needs a function, not {shown(process_fn)}")
         if iscoroutinefunction(process_fn):
             raise TypeError(
                 f"stage {name!r} runs in a thread, so its function cannot be async; "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextvars import ContextVar
+from reprlib import repr as shown
 from typing import Any, Generic, Protocol, TypeVar
 
 from anyio import BusyResourceError
@@ -68,7 +69,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
                 f"buffer_iterable takes an async iterable, not {type(iterable).__name__}"
             )
         if isinstance(buffer_size, bool) or not isinstance(buffer_size, int):
-            raise TypeError(f"buffer_size must be a whole number, not {buffer_size!r}")
+            raise TypeError(f"buffer_size must be a whole number, not {shown(buffer_size)}")
         if buffer_size < 1:
             raise ValueError(f"buffer_size must be at least 1, not {buffer_size}")
         self._links = links

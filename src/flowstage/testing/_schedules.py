@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from .._errors import safe_repr
 from ._asyncio_order import ShuffledLoop
 from ._trio_order import TrioOrder
 
@@ -52,9 +53,9 @@ def shuffled(backend: str, seed: int, *, lag: float = 0.0) -> tuple[str, dict[st
         True
     """
     if backend not in _BACKENDS:
-        raise ValueError(f"backend must be one of {_BACKENDS}, not {backend!r}")
+        raise ValueError(f"backend must be one of {_BACKENDS}, not {safe_repr(backend)}")
     if not 0 <= lag < 1:
-        raise ValueError(f"lag must be at least 0 and below 1, not {lag!r}")
+        raise ValueError(f"lag must be at least 0 and below 1, not {safe_repr(lag)}")
     if backend == "trio":
         return backend, {"instruments": [TrioOrder(seed, lag)]}
     return backend, {"loop_factory": partial(_shuffled_loop, seed, lag)}

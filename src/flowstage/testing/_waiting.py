@@ -7,6 +7,8 @@ from collections.abc import Callable
 from anyio import Event, move_on_after, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
+from .._errors import safe_repr
+
 TIMEOUT = 5.0
 """Seconds that an expectation waits: long for a machine that is busy, short for whoever looks on."""
 _TURNS = 20
@@ -55,6 +57,6 @@ async def settle(timeout: float) -> bool:
 def check_timeout(name: str, value: object) -> None:
     """Refuse what is no number of seconds; `inf` waits for ever."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+        raise TypeError(f"{name} must be a number of seconds, not {safe_repr(value)}")
     if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, not {value!r}")
+        raise ValueError(f"{name} must be at least 0, not {safe_repr(value)}")
