@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
-from flowstage import Failure, GraphError, Input, Sentinel, source, zip
+from flowstage import (
+    Failure,
+    Flow,
+    GraphError,
+    Input,
+    Sentinel,
+    gather,
+    merge,
+    source,
+    zip,
+    zip_latest,
+)
 
 from .accounts import check_accounts, settle, soon
 from .harness import no_leaks
@@ -120,6 +132,33 @@ def test_flows_with_a_common_ancestor_are_refused() -> None:
     x = Input[int]("x")
     with pytest.raises(GraphError, match=r"both grow from 'x' would deadlock.*use gather\(\)"):
         zip(x.map(str), x.map(int))
+
+
+X = Input[int]("x")
+BRANCHES: dict[str, Callable[[], tuple[Flow[Any, Any], ...]]] = {
+    "map": lambda: (X, X.map(str)),
+    "gather": lambda: (X.map(str), gather(X, X.map(str))),
+    "route": lambda: tuple(X.route(lambda item: item % 2, [0, 1]).values()),
+    "balance": lambda: X.balance(2),
+    "batch": lambda: (X, X.batch(2)),
+    "flat_map": lambda: (X, X.flat_map(range)),
+    "failures": lambda: (X.map(str), X.map(str).failures()),
+    "another": lambda: (X, X.map(str), source([1])),
+}
+
+
+@pytest.mark.parametrize("branches", BRANCHES.values(), ids=BRANCHES)
+def test_the_join_that_is_advised_takes_the_flows(
+    branches: Callable[[], tuple[Flow[Any, Any], ...]],
+) -> None:
+    flows = branches()
+    with pytest.raises(GraphError, match="would deadlock") as caught:
+        zip(*flows)
+    _, _, advice = str(caught.value).partition("; use ")
+    joins = [join for join in (gather, merge, zip_latest) if f"{join.__name__}()" in advice]
+    assert joins in ([gather], [merge, zip_latest])
+    for join in joins:
+        join(*flows)
 
 
 @pytest.mark.parametrize("first", [False, True])

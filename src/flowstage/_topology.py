@@ -382,12 +382,22 @@ def check_independent(verb: str, ports: tuple[Port, ...]) -> None:
     for number, port in enumerate(ports):
         for node in above(port):
             if seen.setdefault(node, number) != number:
-                instead = "gather()" if verb == "zip" else "merge()"
                 raise GraphError(
                     f"{verb}() of flows that both grow from {node.stage.name!r} would deadlock, "
                     f"because {verb}() waits for one while the other fills its buffers; "
-                    f"use {instead} for branches of one flow"
+                    f"use {_instead(verb, ports)}"
                 )
+
+
+def _instead(verb: str, ports: tuple[Port, ...]) -> str:
+    """Say which join does take these flows: `gather` refuses branches that shift their items."""
+    if verb != "zip":
+        return "merge() for branches of one flow"
+    try:
+        check_rows(ports)
+    except GraphError:
+        return "merge() or zip_latest(), which take items as they come"
+    return "gather() for branches of one flow"
 
 
 def _aligned(nodes: tuple[Node, ...]) -> set[tuple[Node | None, int]]:
