@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -158,10 +159,24 @@ async def test_sources_that_fit_no_input_are_refused() -> None:
         source([1]).open([2])
 
 
-async def test_a_mapping_is_items_for_a_single_input() -> None:
-    """It means "per input" only when there are several."""
+async def test_a_mapping_for_a_single_input() -> None:
+    """It means "per input" when its keys are flows, as where there are several; else it is items."""
     x = Input[Any]("x")
-    assert await x.collect({x: 1}) == [x]
+    text = x.map(str)
+    assert await text.collect({x: [1, 2]}) == ["1", "2"]
+    assert (await Graph(a=text, b=x).collect(MappingProxyType({x: [1]})))["a"] == ["1"]
+    assert await text.collect({"a": 1, "b": 2}) == ["a", "b"]
+    assert await text.collect({}) == []
+    assert len(await text.collect({x: 1, "b": 2})) == 2
+    for stray in (Input[int]("x"), text):
+        with pytest.raises(GraphError, match="no Input of this graph; they are 'x'"):
+            text.open({stray: [1]})
+        with pytest.raises(GraphError, match="no Input of this graph; they are 'x'"):
+            text.open({x: [1], stray: [1]})
+    with pytest.raises(TypeError, match="put 'text' into a list"):
+        text.open({x: "text"})
+    with pytest.raises(GraphError, match="no Input to be given a source"):
+        source([1]).open({x: [2]})
 
 
 async def test_collect_with_failures_and_sources() -> None:

@@ -648,8 +648,8 @@ class Flow(Generic[In, Out_co]):
         Args:
             source: what feeds the flow's `Input`: an iterable, an async iterable, an async context
                 manager giving one, or a function returning any of these. With several inputs, a
-                mapping of the `Input` flows to their sources. An `Input` without one is fed with
-                `run.send`.
+                mapping of the `Input` flows to their sources, which serves for one input as well. An
+                `Input` without a source is fed with `run.send`.
             buffer: items that each edge holds, unless a `buffer` stage says otherwise; 0 hands
                 each item over when the next stage asks for it.
             on_error: what stages do about failures unless they say otherwise.

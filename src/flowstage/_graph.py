@@ -192,7 +192,7 @@ class Graph:
             raise GraphError(
                 "this graph has no Input to be given a source; its flows have their own"
             )
-        if len(inputs) == 1:
+        if len(inputs) == 1 and not _is_by_flow(source):
             check_source("open", source)
             return {inputs[0]: source}
         names = ", ".join(repr(self._topology.names[node]) for node in inputs)
@@ -230,6 +230,13 @@ class Graph:
         """
         check_open_options("drain", options)
         return await self.open(source, **options).drain()
+
+
+def _is_by_flow(source: Any) -> bool:
+    """Tell whether a source is a mapping of flows to sources: no flow is ever meant as an item."""
+    if not isinstance(source, Mapping) or not source:
+        return False
+    return all(isinstance(getattr(key, "_port", None), Port) for key in source)
 
 
 def single_end(port: Port) -> Graph:
