@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -321,6 +322,44 @@ async def test_printed_and_as_a_dict() -> None:
     assert told["stages"][2]["filtered"] == 1
     with pytest.raises(KeyError, match="no stage is named 'nobody'; the stages are 'input', 'abs'"):
         report.stage("nobody")
+
+
+async def test_a_printed_row_adds_up() -> None:
+    """A column is there when any stage has something in it: of a live run, what is in hand."""
+    failed: set[int] = set()
+
+    async def slow(item: int) -> int:
+        if item == 3 or item not in failed:
+            failed.add(item)
+            raise OSError(item)
+        await anyio.sleep_forever()
+        return item
+
+    work = Input[int]().filter(lambda item: item, name="some")
+    work = work.map(slow, retry=Retry(2), concurrency=4, ordered=False, on_error="skip")
+    with soon():
+        async with work.open(range(5)) as run:
+            await settle()
+            heading, _, *rows = str(run.report()).splitlines()
+            run.interrupt()
+            gone = str(run.report()).splitlines()[0]
+    names = re.split(r"  +", heading)
+    assert [
+        n for n in names if n in ("filtered", "skipped", "discarded", "in hand", "retries")
+    ] == [
+        "filtered",
+        "skipped",
+        "in hand",
+        "retries",
+    ]
+    told = [dict(zip(names, re.split(r"  +", row), strict=True)) for row in rows[:3]]
+    for row in told:
+        ways = ("done", "filtered", "skipped", "in hand")
+        assert int(row["taken"]) == sum(int(row[way]) for way in ways)
+    assert told[2]["in hand"] == "3"
+    assert told[2]["retries"] == "4"
+    assert "discarded" in gone
+    assert "in hand" not in gone
 
 
 async def test_a_report_is_frozen() -> None:

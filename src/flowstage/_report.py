@@ -296,6 +296,8 @@ _COLUMNS = (
     ("skipped", ">"),
     ("failed", ">"),
     ("discarded", ">"),
+    ("in hand", ">"),
+    ("retries", ">"),
     ("busy", ">"),
     ("waiting", ">"),
     ("blocked", ">"),
@@ -353,6 +355,8 @@ def _row(stage: StageReport) -> list[str]:
         stage.skipped,
         stage.failed,
         stage.discarded,
+        stage.in_hand,
+        stage.retries,
     )
     mark = "~" if stage.calls.sampled and stage.calls.count else ""
     times = [seconds(stage.busy), seconds(stage.waiting), seconds(stage.blocked)]
