@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import re
@@ -26,8 +27,10 @@ from flowstage import (
     StageError,
     Threads,
     failure_of,
+    merge,
     source,
 )
+from flowstage.operators import flatten
 
 from .accounts import check_accounts, settle, soon
 
@@ -661,6 +664,103 @@ async def test_buffer_overflow() -> None:
                 await anyio.sleep_forever()
         assert run.failed == 1
         check_accounts(run.report(), over=True)
+
+
+class Odd:
+    """Does not say what it wraps."""
+
+    __call__ = staticmethod(functools.partial(int, base=2))
+
+    @property
+    def __wrapped__(self) -> Any:
+        raise RuntimeError("not yet")
+
+
+class Method:
+    def two(self, one: Any, two: Any) -> Any:
+        return one
+
+    def __call__(self, one: Any, two: Any) -> Any:
+        return one
+
+
+def two(one: Any, two: Any) -> Any:
+    return one
+
+
+def handed_on(fn: Any) -> Any:
+    @functools.wraps(fn)
+    def call(*given: Any) -> Any:
+        return fn(*given)
+
+    return call
+
+
+def wraps_itself(item: Any) -> Any:
+    raise AssertionError("never called")
+
+
+wraps_itself.__wrapped__ = wraps_itself  # type: ignore[attr-defined]
+
+
+def hidden(item: Any) -> Any:
+    return same(item)
+
+
+def number(*given: Any) -> Any:
+    return 3
+
+
+ANY = Input[Any]()
+MISSED: dict[str, tuple[Callable[[], Flow[Any, Any]], Any]] = {
+    "arguments": (lambda: ANY.map(abs).map(two), two),
+    "method": (lambda: ANY.map(same).map(Method().two), Method.two),
+    "decorated, in threads": (lambda: ANY.map(handed_on(two), on=Threads(2)), two),
+    "filter in a thread": (lambda: ANY.filter(two, on=Threads(1)), two),
+    "partial": (lambda: ANY.tap(functools.partial(two)), two),
+    "cached": (lambda: ANY.map(functools.lru_cache(two)), two),
+    "object": (lambda: ANY.map(Method()), Method.__call__),
+    "no iterable": (lambda: ANY.flat_map(number), number),
+    "no iterable, later": (lambda: ANY.flat_map(same, concurrency=2), same),
+    "coroutine in a thread": (lambda: ANY.map(hidden, on=Threads(1)), hidden),
+    "transform": (lambda: ANY.transform(number), number),
+    "route": (lambda: merge(*ANY.route(two, [1, 2]).values()), two),
+    "source": (lambda: merge(ANY, source(number)), number),
+}
+
+
+@pytest.mark.parametrize("case", MISSED.values(), ids=MISSED)
+async def test_a_function_of_which_the_traceback_has_no_line(
+    case: tuple[Callable[[], Flow[Any, Any]], Any],
+) -> None:
+    """The note says where it was written, through whatever is around it."""
+    make, written = case
+    with soon(), pytest.raises(TypeError) as caught:
+        await make().collect([1])
+    where = f" (written at {__file__}:{written.__code__.co_firstlineno})"
+    assert where in caught.value.__notes__[-1]
+
+
+KNOWN: dict[str, Callable[[], Flow[Any, Any]]] = {
+    "in the traceback": lambda: ANY.map(refuse(1, lambda: TypeError())),
+    "in its cause": lambda: ANY.map(refuse(1, StopIteration)),
+    "built in": lambda: ANY.map(len),
+    "a class": lambda: ANY.map(Mine),
+    "says nothing": lambda: ANY.map(Odd(), on=Threads(1)),
+    "wraps itself": lambda: ANY.map(wraps_itself),
+    "an operator's": lambda: ANY.pipe(flatten),
+}
+
+
+@pytest.mark.parametrize("make", KNOWN.values(), ids=KNOWN)
+async def test_a_function_whose_line_is_known_or_is_none(
+    make: Callable[[], Flow[Any, Any]],
+) -> None:
+    """The note is as it always is."""
+    with soon(), pytest.raises((TypeError, StageError, AssertionError)) as caught:
+        await make().collect([1])
+    assert " (written at " not in caught.value.__notes__[-1]
+    assert caught.value.__notes__[-1].endswith(" on item 1, attempt 1")
 
 
 async def test_the_same_exception_object_raised_again() -> None:

@@ -1,12 +1,14 @@
 """What goes wrong: flowstage's own errors, and the note that says where a user's error happened.
 
-A user's exception is never wrapped. It is raised as it is, with one note (stage, item, attempt), and
-`failure_of` finds the particulars again. The particulars are kept on the exception *without* a
+A user's exception is never wrapped. It is raised as it is, with one note (stage, item, attempt; and
+where the function was written, if the traceback does not lead there), and `failure_of` finds the
+particulars again. The particulars are kept on the exception *without* a
 reference back to it, so that a kept exception is no reference cycle.
 """
 
 from __future__ import annotations
 
+from types import CodeType
 from typing import Any
 
 import anyio
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 _MARK = "__flowstage_failure__"
+_CAUSES = 20
+"""Errors of a chain of causes that are looked at; it may be a circle."""
 
 
 class FlowError(Exception):
@@ -66,16 +70,20 @@ MOST_LATER = 3
 """Later failures that are noted; all are in the run's `failures`."""
 
 
-def note_failure(failure: Failure) -> None:
+def note_failure(failure: Failure, code: CodeType | None = None) -> None:
     """Put the one note that names stage, item and attempt on a failure's error.
 
-    Where there was no item, in a source, nothing was attempted either.
+    Where there was no item, in a source, nothing was attempted either. The place of the stage's
+    function (its `code`) is told when the traceback has no line of it: a wrong number of arguments
+    is found before the function begins, and what it gave is looked at when it is over.
     """
     error = failure.error
     text = f"flowstage: raised in stage {failure.stage!r}"
-    if failure.item is not NO_ITEM:
-        text += f" on item {safe_repr(failure.item)}, attempt {failure.attempts}"
     try:
+        if code is not None and not _leads_to(code, error):
+            text += f" (written at {code.co_filename}:{code.co_firstlineno})"
+        if failure.item is not NO_ITEM:
+            text += f" on item {safe_repr(failure.item)}, attempt {failure.attempts}"
         earlier = getattr(error, _MARK, None)
         if earlier is not None and earlier[3] in getattr(error, "__notes__", ()):
             error.__notes__.remove(earlier[3])  # the same exception object, raised once more
@@ -94,6 +102,20 @@ def note_later(error: BaseException, failure: Failure) -> None:
             error.add_note(f"{begin}stage {failure.stage!r} raised {safe_repr(failure.error)}")
     except Exception:  # as above
         return
+
+
+def _leads_to(code: CodeType, error: BaseException | None) -> bool:
+    """Tell whether the traceback that Python prints of an error has a line of a function."""
+    for _ in range(_CAUSES):
+        if error is None:
+            break
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code is code:
+                return True
+            trace = trace.tb_next
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
 
 
 def failure_of(error: BaseException) -> Failure | None:

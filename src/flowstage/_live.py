@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from operator import itemgetter
 from threading import get_ident
 from time import perf_counter
+from types import CodeType
 from typing import Any
 
 from anyio import CancelScope, Event, create_task_group, move_on_after, sleep
@@ -35,11 +36,11 @@ from ._engine.runner import Step
 from ._engine.source import Ticket
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
-from ._errors import BufferOverflow, note_failure, note_later, safe_repr
+from ._errors import BufferOverflow, DeadlockError, note_failure, note_later, safe_repr
 from ._plan import Plan, PlannedEdge, is_chained
 from ._policies import OnError
 from ._report import FailureRecord
-from ._stages import FAILED, MAIN, CallStage, MapStage, SourceStage
+from ._stages import FAILED, MAIN, CallStage, MapStage, SourceStage, code_of, function_of
 from ._stats import Tally
 from ._still import Stillness
 from ._topology import Node, Topology
@@ -275,11 +276,19 @@ class Live:
         """Take note of a failure that ends the run; the first one is its root cause."""
         self._record(failure, handled=False)
         if self.failure is None and self.crashed is None:
-            note_failure(failure)
+            note_failure(failure, self._code_of(failure))
             self.failure = failure
         elif self.failure is not None:
             note_later(self.failure.error, failure)
         self.cancel()
+
+    def _code_of(self, failure: Failure) -> CodeType | None:
+        """Give the code of the function that a failure is about, if it is about one."""
+        if isinstance(failure.error, DeadlockError):  # it names one of those that wait
+            return None
+        names = self.topology.names.items()
+        stage = next((node.stage for node, name in names if name == failure.stage), None)
+        return None if stage is None else code_of(function_of(stage))
 
     def crash(self, error: BaseException) -> None:
         """Carry an exception that is no stage's failure to the host, to be raised there bare."""

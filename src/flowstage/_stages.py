@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import os
 import types
 from collections.abc import Callable, Hashable
 from contextlib import _AsyncGeneratorContextManager
@@ -91,6 +92,36 @@ def name_of(fn: Callable[..., Any]) -> str:
     if not isinstance(name, str):
         name = type(fn).__name__
     return "lambda" if name == "<lambda>" else name
+
+
+_OURS = os.path.join(os.path.dirname(__file__), "")
+"""What the files of this package begin with."""
+_DEEPEST = 20
+"""Wrappers that are looked through; one may say that it wraps itself."""
+
+
+def code_of(fn: Any) -> types.CodeType | None:
+    """Give the code of what the user has written, seen through whatever is around it, if it has any.
+
+    Partials, methods, decorated functions and callable objects are looked through. It is for
+    messages about what has gone wrong already, so nothing that a wrapper says can make it fail.
+    """
+    try:
+        for _ in range(_DEEPEST):
+            if isinstance(fn, (functools.partial, functools.partialmethod)):
+                fn = fn.func
+            elif isinstance(fn, types.MethodType):
+                fn = fn.__func__
+            elif (inner := getattr(fn, "__wrapped__", None)) is not None:
+                fn = inner
+            elif isinstance(fn, types.FunctionType):
+                # an operator's is no place where anything could be put right
+                return None if fn.__code__.co_filename.startswith(_OURS) else fn.__code__
+            else:
+                fn = getattr(type(fn), "__call__", None)  # noqa: B004 - the class's own, to look at
+    except Exception:
+        return None
+    return None
 
 
 def check_callable(verb: str, fn: object) -> None:
@@ -369,3 +400,15 @@ class ZipLatestStage(Stage):
 @frozen(eq=False)
 class ConcatStage(Stage):
     """One flow after the other."""
+
+
+def function_of(stage: Stage) -> Callable[..., Any] | None:
+    """Give the user's function of a stage, if it has one."""
+    if isinstance(stage, (CallStage, TransformStage)):
+        return stage.fn
+    if isinstance(stage, RouteStage):
+        return stage.key
+    if isinstance(stage, SourceStage) and callable(stage.items):
+        fn: Callable[..., Any] = stage.items
+        return fn
+    return None
