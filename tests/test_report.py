@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -306,6 +307,109 @@ async def test_a_slow_source_sets_the_pace(fused: bool) -> None:
     assert report.stage("ticks").busy > 0.09
     assert report.bottleneck is not None
     assert report.bottleneck.stage == "ticks"
+
+
+async def nap(item: int) -> int:
+    """Take long for the last item."""
+    await anyio.sleep(0.4 * (item == LAST))
+    return item
+
+
+def nap_in_thread(item: int) -> int:
+    time.sleep(0.4 * (item == LAST))
+    return item
+
+
+async def nap_within(item: int) -> AsyncIterator[int]:
+    yield item
+    yield await nap(item)
+
+
+LAST = -1
+BUSY: dict[str, tuple[Callable[[Flow[Any, int]], Flow[Any, int]], int]] = {
+    "async": (lambda flow: flow.map(nap), 1),
+    "behind it": (lambda flow: flow.map(nap).map(abs), 1),
+    "timeout": (lambda flow: flow.map(nap, timeout=9), 1),
+    "filter": (lambda flow: flow.filter(nap), 1),
+    "flat_map": (lambda flow: flow.flat_map(nap_within), 1),
+    "two at once": (lambda flow: flow.map(nap, concurrency=2), 2),
+    "two, with a timeout": (lambda flow: flow.map(nap, concurrency=2, timeout=9), 2),
+    "two flat_maps": (lambda flow: flow.flat_map(nap_within, concurrency=2, ordered=False), 2),
+    "a thread": (lambda flow: flow.map(nap_in_thread, on=Threads(1)), 1),
+    "two threads": (lambda flow: flow.map(nap_in_thread, on=Threads(2)), 2),
+    "two threads, with a timeout": (
+        lambda flow: flow.map(nap_in_thread, on=Threads(2), timeout=9),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [0, 1, 40])
+async def test_a_call_under_way_counts(before: int) -> None:
+    """As much as one that has ended, also where only one call in so many is timed."""
+
+    async def check(line: Flow[Any, int], width: int, timing: bool) -> None:
+        async with line.open(timing=timing) as run:
+            await run.feed(range(before))
+            await settle(200)
+            await anyio.sleep(0.02)
+            first = run.report()
+            for _ in range(width):
+                await run.send(LAST)
+            await anyio.sleep(0.2)
+            report = run.report()
+            run.interrupt()
+        passed = report.elapsed - first.elapsed
+        name = next(stage.name for stage in report.stages if "nap" in stage.name)
+        busy = report.stage(name).busy - first.stage(name).busy
+        told = (str(line), timing, busy, passed)
+        assert width * (min(passed, 0.4) / 2) <= busy <= width * passed + 0.01, told
+        waiting = report.stage(name).waiting - first.stage(name).waiting
+        assert waiting <= 0.1, report
+        assert report.bottleneck is not None
+        assert report.bottleneck.stage == name
+
+    with soon():
+        async with anyio.create_task_group() as group:
+            for timing in (False, True):
+                for line, width in BUSY.values():
+                    group.start_soon(check, line(Input[int]()), width, timing)
+
+
+@pytest.mark.parametrize("buffer", [1, 50])
+async def test_nobody_does_two_things_at_a_time(buffer: int) -> None:
+    """One call at a time, waiting and being blocked are never more than the time that has passed."""
+
+    def check(run: Run[Any, Any]) -> None:
+        report = run.report()
+        for stage in report.stages:
+            told = stage.busy + stage.waiting + stage.blocked
+            assert told <= report.elapsed + 1e-4, (stage, report.elapsed)
+
+    async def watch(line: Flow[Any, int]) -> None:
+        async with line.open(buffer=buffer) as run:
+            for number in range(60):
+                with contextlib.suppress(anyio.WouldBlock):
+                    run.send_nowait(number)
+                    run.send_nowait(LAST if number % 20 == 11 else number)
+                await anyio.sleep(0.004)
+                for _ in range(10):
+                    check(run)
+                    await checkpoint()
+                if number % 20 == 19:
+                    run.interrupt()
+                    check(run)
+                if number % 3 == 0:
+                    with anyio.move_on_after(0.002):
+                        async for _ in run:
+                            check(run)
+        check(run)
+
+    with soon():
+        async with anyio.create_task_group() as group:
+            for line, width in BUSY.values():
+                if width == 1:
+                    group.start_soon(watch, line(Input[int]()))
 
 
 async def test_printed_and_as_a_dict() -> None:

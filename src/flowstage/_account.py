@@ -7,6 +7,8 @@ from time import perf_counter
 
 from ._draw import kind_of
 from ._engine import Runner, SourceRunner
+from ._engine.chain import Chain
+from ._engine.pool import Pool
 from ._live import Live
 from ._report import Bottleneck, CallTimes, EdgeReport, Report, StageReport
 from ._stages import BufferStage
@@ -24,8 +26,11 @@ def report_of(live: Live) -> Report:
     for runner in live.runners:
         runner.refresh()
         own = _waits(runner, now)
+        at_work = _busy(runner, own, now)
+        if isinstance(runner, Pool) and runner.width == 1:
+            own = _without_work(runner, own, at_work, now)
         waits.update(own)
-        busy.update(_busy(runner, own, now))
+        busy.update(at_work)
     for planned, edge in live.edges.items():
         if planned.buffer is not None:
             _count_buffer(live.tallies[planned.buffer], edge)
@@ -46,12 +51,33 @@ def _waits(runner: Runner, now: float) -> dict[Tally, tuple[float, float]]:
     """Give the seconds that its first stage has waited and its last one was blocked, until now."""
     first, last = runner.steps[0].tally, runner.steps[-1].tally
     blocked = runner.waits == "output"
-    waits_now = runner.ended is None and (blocked or (bool(runner.waits) and not runner.at_work()))
+    works = bool(runner.at_work()) or (isinstance(runner, Pool) and runner.busy > 0)
+    waits_now = runner.ended is None and (blocked or (bool(runner.waits) and not works))
     going_on = now - runner.since if waits_now else 0.0
     waits = {last: (last.waiting, last.blocked)}
     waits[first] = (first.waiting + (0.0 if blocked else going_on), first.blocked)
     waits[last] = (waits[last][0], last.blocked + (going_on if blocked else 0.0))
     return waits
+
+
+def _without_work(
+    runner: Runner, waits: dict[Tally, tuple[float, float]], busy: dict[Tally, float], now: float
+) -> dict[Tally, tuple[float, float]]:
+    """Leave out of the time blocked what a stage of one call at a time has worked besides.
+
+    Its results wait for room while its thread is at the next items already.
+    """
+    (tally,) = busy
+    waited, blocked = waits[tally]
+    rest = _alive(runner, now) - busy[tally] - waited
+    return {tally: (waited, max(0.0, min(blocked, rest)))}
+
+
+def _alive(runner: Runner, now: float) -> float:
+    """Give the seconds for which a task has lived, until now."""
+    if runner.started is None:
+        return 0.0
+    return (now if runner.ended is None else runner.ended) - runner.started
 
 
 def _busy(
@@ -69,27 +95,38 @@ def _busy_stages(
     runner: Runner, waits: dict[Tally, tuple[float, float]], now: float
 ) -> dict[Tally, float]:
     tallies = [step.tally for step in runner.steps]
-    if len(tallies) == 1 and tallies[0].calls.count:
-        options = getattr(runner.steps[0].stage, "options", None)
-        # In a place every call is timed, and several at once are more than the task's own time.
-        if not tallies[0].sampled or (options is not None and options.on is not None):
-            return {tallies[0]: tallies[0].calls.total}
-    if runner.started is None:
-        return dict.fromkeys(tallies, 0.0)
-    alive = (now if runner.ended is None else runner.ended) - runner.started
-    rest = alive - sum(waited + blocked for waited, blocked in waits.values())
-    if len(tallies) == 1:
-        estimate = _estimate(tallies[0])
-        return {tallies[0]: min(rest, estimate) if estimate else max(0.0, rest)}
-    return {tally: min(_estimate(tally), max(0.0, rest)) for tally in tallies}
+    so_far = _so_far(runner, now)
+    if isinstance(runner, Pool):
+        # Every call is timed, and several at once are more than the task's own time.
+        return {tally: tally.calls.total + sum(so_far[tally]) for tally in tallies}
+    rest = max(
+        0.0, _alive(runner, now) - sum(waited + blocked for waited, blocked in waits.values())
+    )
+    if len(tallies) == 1 and not tallies[0].calls.count:
+        return {tallies[0]: rest}
+    return {tally: min(_estimate(tally, so_far[tally]), rest) for tally in tallies}
 
 
-def _estimate(tally: Tally) -> float:
-    """Estimate the time of all calls from those that were timed."""
+def _so_far(runner: Runner, now: float) -> dict[Tally, list[float]]:
+    """Give the seconds that each call under way has taken until now."""
+    so_far = {
+        step.tally: [now - began for began, _ in list(step.tally.working.values())]
+        for step in runner.steps
+    }
+    if isinstance(runner, Chain) and runner.ended is None and not any(so_far.values()):
+        began = runner.untimed_since()
+        if began is not None:
+            so_far[runner.calls[0].tally] = [now - began]
+    return so_far
+
+
+def _estimate(tally: Tally, so_far: list[float]) -> float:
+    """Estimate the time of all calls from those that were timed, and add those under way."""
     calls = tally.calls
-    if not calls.count:
-        return 0.0
-    return calls.total / calls.count * max(tally.taken, calls.count)
+    over = calls.total
+    if calls.count:
+        over = calls.total / calls.count * max(tally.taken - len(so_far), calls.count)
+    return over + sum(so_far)
 
 
 def _count_buffer(tally: Tally, edge: Edge) -> None:

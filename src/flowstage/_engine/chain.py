@@ -183,7 +183,7 @@ class Chain(Runner):
         epoch, seen, stamped = self.frame.epoch, self.seen, self.stamped
         prepared = [(at, s.fn, s.awaits, s.name, s) for at, s in enumerate(calls)]
         until_sample = self.until_sample
-        began = perf_counter()
+        self.woke = began = perf_counter()
         for _ in range(MOST_IN_A_TURN):
             if not head:
                 head = inlet.refill()
@@ -280,6 +280,17 @@ class Chain(Runner):
                 return self.burst_async
             return self.burst if self.outlet.bulk else None
         return self.burst_timed if self.is_timed() else None
+
+    def untimed_since(self) -> float | None:
+        """Tell since when at the latest an async function is at work that nobody times.
+
+        It may have been called some quick calls later: where one call in so many is timed, nothing
+        is noted of the others.
+        """
+        calls = self.calls
+        if not (calls and calls[0].awaits and calls[0].tally.in_hand) or self.waits or self.at:
+            return None
+        return self.woke if self.is_fast() or self.is_timed() else None
 
     async def serve(self) -> None:
         """Take, process, give, until the input ends."""
@@ -549,7 +560,8 @@ class Chain(Runner):
         first, put_value, epoch = self.calls[0], self.outlet.put_value, self.frame.epoch
         fn_of_first = first.fn
         head, seen, until_sample = inlet.head, self.seen, self.until_sample
-        turn, began = 0, perf_counter()
+        self.woke = began = perf_counter()
+        turn = 0
         while True:
             if not head:
                 while not inlet.total - inlet.taken - inlet.flushed:
@@ -569,7 +581,7 @@ class Chain(Runner):
                     await self.pass_mark(value)
                     if turn_over(turn := turn + 1, began):
                         await self.rest()
-                        turn, began = 0, perf_counter()
+                        turn, began = 0, self.woke
                     continue
                 value = value.value
             step, given = first, value
@@ -596,7 +608,7 @@ class Chain(Runner):
                 await self.failed_fast(step, given, error)
                 if turn_over(turn := turn + 1, began):
                     await self.rest()
-                    turn, began = 0, perf_counter()
+                    turn, began = 0, self.woke
                 continue
             if seen != epoch.number:
                 self.check()
@@ -612,7 +624,7 @@ class Chain(Runner):
             elif (turn & 15 and until_sample) or not turn_over(turn, began):
                 continue  # the time of calls that have been slow is looked at after each
             await self.rest()
-            turn, began = 0, perf_counter()
+            turn, began = 0, self.woke
 
     async def timed(self, step: CallStep, value: Any) -> Any:
         """Call an async function and count how long it took, for itself and its like."""
@@ -642,6 +654,7 @@ class Chain(Runner):
     async def rest(self) -> None:
         """Let other tasks have a turn."""
         await checkpoint()
+        self.woke = perf_counter()
         self.check()
 
     # -- accounts -------------------------------------------------------------------------------
@@ -718,7 +731,9 @@ async def open_values(step: CallStep, envelope: Envelope) -> Any:
     Raises:
         CallFailed: the function failed, or gave nothing that can be iterated.
     """
+    working = step.tally.working
     began = perf_counter()
+    working[envelope] = (began, envelope.value)
     try:
         values = read(await step.attempt(envelope), f"flat_map {step.name!r}")
         step.waits_for_values = values.is_async
@@ -726,6 +741,7 @@ async def open_values(step: CallStep, envelope: Envelope) -> Any:
     except BaseException as raised:
         raise CallFailed(await own_error(raised, step.frame, step.name), 1) from None
     finally:
+        del working[envelope]
         step.spent(envelope, perf_counter() - began, holds=not step.awaits)
 
 
@@ -735,7 +751,9 @@ async def pull(step: CallStep, source: Any, envelope: Envelope) -> Any:
     Raises:
         CallFailed: the iterable raised, took too long, or gave a sentinel.
     """
+    working = step.tally.working
     began = perf_counter()
+    working[envelope] = (began, envelope.value)
     try:
         value = await step.within_timeout(source.next)
         if type(value) is Sentinel:
@@ -743,6 +761,7 @@ async def pull(step: CallStep, source: Any, envelope: Envelope) -> Any:
     except BaseException as raised:
         raise CallFailed(await own_error(raised, step.frame, step.name), 1) from None
     finally:
+        del working[envelope]
         step.spent(envelope, perf_counter() - began, holds=not source.is_async)
     return value
 

@@ -222,6 +222,7 @@ class Offload(Pool):
                 if not self.stale(worker.seen):
                     self.end_work()
                 if seat.late:
+                    self.begin_to_wait()
                     self.frame.watch.leave()
                 if not self.closing:
                     await worker.wait()

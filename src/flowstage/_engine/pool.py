@@ -174,7 +174,6 @@ class Pool(Runner):
         gives = self.next_out()
         full = [] if gives is None else [e for e in self.outlet.edges if not e.finished]
         self.since = began = perf_counter()
-        was_busy = self.busy
         if reads:
             self.inlet.reader = self.bell
             if self.inlet.announces:
@@ -192,11 +191,11 @@ class Pool(Runner):
                     edge.writer = None
             if self.inlet.reader is self.bell:
                 self.inlet.reader = None
-            spent = perf_counter() - began
+            now = perf_counter()
             if full:
-                self.step.tally.blocked += spent
-            elif not was_busy:
-                self.step.tally.waiting += spent
+                self.step.tally.blocked += now - began
+            elif not (self.busy or self.step.tally.working):
+                self.step.tally.waiting += now - self.since
         self.check()
 
     async def relieve(self) -> None:
@@ -358,11 +357,18 @@ class Pool(Runner):
         """Count a worker that has nothing to do any more."""
         self.busy -= 1
         if self.busy == 0:
+            self.begin_to_wait()
             self.frame.watch.leave()
+
+    def begin_to_wait(self) -> None:
+        """Note that no call is at work any more: if the coordinator waits for input, so do all."""
+        if self.waits == "input":
+            self.since = perf_counter()
 
     def discard(self) -> int:
         if self.busy:  # the workers on the loop are cancelled, some before their first step
             self.busy = 0
+            self.begin_to_wait()
             self.frame.watch.tasks -= 1
         return super().discard()
 

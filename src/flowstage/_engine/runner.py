@@ -155,7 +155,7 @@ class Runner:
         self.waits = ""
         self.waits_at: Sequence[Edge] = ()
         self.since = 0.0
-        self.woke = 0.0  # when it last had to wait no longer for an item
+        self.woke = 0.0  # when it last had to wait no longer for an item, or has had a rest
         self.started: float | None = None
         self.ended: float | None = None
         self.scope: CancelScope | None = None
