@@ -18,7 +18,7 @@ PACKAGE = "flowstage"
 
 # From the ground up; the index is the number of the floor.
 FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("the words", frozenset({"_envelope", "_errors", "_report", "_backend"})),
+    ("the words", frozenset({"_envelope", "_errors", "_report", "_backend", "_where"})),
     ("the parts", frozenset({"_stages", "_places", "_policies"})),
     (
         "the plan",
@@ -38,7 +38,17 @@ FLOORS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "the house",
         frozenset(
-            {"_run", "_live", "_output", "_account", "_explain", "_figures", "_still", "_waits"}
+            {
+                "_run",
+                "_live",
+                "_output",
+                "_account",
+                "_explain",
+                "_figures",
+                "_late",
+                "_still",
+                "_waits",
+            }
         ),
     ),
     (

@@ -17,7 +17,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import ClosedError, Input, Threads, source
+from flowstage import ClosedError, Flow, Input, Threads, merge, source
 from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
@@ -642,3 +642,125 @@ async def test_an_idle_run_keeps_no_item(make: Any, timing: bool) -> None:
             await settle()
             gc.collect()
             assert [ref() for ref in refs] == [None] * 5
+
+
+async def hold_on(item: Any = None) -> Any:
+    """Keep the end waiting, as who sends a last message to somebody that does not answer."""
+    try:
+        await anyio.sleep(60)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.1)
+    return item
+
+
+async def holding_source() -> AsyncIterator[int]:
+    yield 1
+    await hold_on()
+
+
+async def holding_generator(item: int) -> AsyncIterator[int]:
+    yield item
+    await hold_on()
+
+
+async def holding_transform(items: AsyncIterator[int]) -> AsyncIterator[int]:
+    async for item in items:
+        yield item
+        await hold_on()
+
+
+async def holding_task(item: int) -> int:
+    async with anyio.create_task_group() as group:
+        group.start_soon(hold_on)
+    return item
+
+
+class HoldingObserver:
+    async def before_stage(self, *_: Any) -> None:
+        await hold_on()
+
+
+START = Input[int]("in")
+ONE = {"source": [1]}
+WATCHED = {"source": [1], "observers": [HoldingObserver()]}
+HOLDING: dict[str, tuple[Flow[Any, Any], dict[str, Any]]] = {
+    "a pull": (source(holding_source, name="me"), {}),
+    "a pull, with a stage in its task": (source(holding_source, name="me").map(abs), {}),
+    "a map": (START.map(hold_on, name="me"), ONE),
+    "a map with a timeout": (START.map(hold_on, timeout=99, name="me"), ONE),
+    "a task that a map has started": (START.map(holding_task, name="me"), ONE),
+    "one of several at once": (START.map(hold_on, concurrency=3, name="me"), ONE),
+    "a flat_map": (START.flat_map(holding_generator, name="me"), ONE),
+    "a flat_map, several at once": (
+        START.flat_map(holding_generator, concurrency=2, name="me"),
+        ONE,
+    ),
+    "a transform": (START.transform(holding_transform, name="me"), ONE),
+    "the key of a route": (merge(*START.route(hold_on, [1, 2], name="me").values()), ONE),
+    "an observer": (START.map(str, name="me"), WATCHED),
+    "an observer of several at once": (START.map(same, concurrency=2, name="me"), WATCHED),
+    "an observer of a thread": (START.map(str, on=Threads(1), name="me"), WATCHED),
+}
+
+
+@pytest.mark.parametrize(("flow", "options"), HOLDING.values(), ids=HOLDING)
+async def test_whatever_keeps_the_end_waiting_is_named(
+    flow: Flow[Any, Any], options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, by its stage, with the lines at which it stands in the code of the user."""
+    with soon():
+        async with flow.open(close_timeout=0.02, **options) as run:
+            with anyio.move_on_after(0.02):
+                async for _ in run:
+                    pass
+    texts = [r.getMessage() for r in caplog.records if r.name == "flowstage"]
+    (text,) = [text for text in texts if "closing waits for" in text]
+    assert "stage 'me" in text
+    first, *lines = text.splitlines()
+    assert first.endswith("; it is at")
+    assert lines[-1].endswith(" in hold_on")
+    assert all(__file__ in line for line in lines if line != "and at")
+    if flow is HOLDING["a task that a map has started"][0]:
+        assert [lines[0].endswith(" in holding_task"), lines[1]] == [True, "and at"]
+
+
+async def test_of_several_calls_the_longest_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """And how many more there are; of their stacks a few."""
+    with soon():
+        async with START.map(hold_on, concurrency=9).open(range(9), close_timeout=0.02):
+            await anyio.sleep(0.02)
+    (text,) = [r.getMessage() for r in caplog.records if "closing waits for" in r.getMessage()]
+    assert "stage 'hold_on', which has been busy with " in text
+    assert " s, and with 8 more; it is at" in text
+    assert text.count(" in hold_on") == 3
+
+
+async def test_nobody_is_named_who_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    """No warning of the end without a reason."""
+
+    async def leave(flow: Flow[Any, Any], options: dict[str, Any]) -> None:
+        async with flow.open(close_timeout=4, **options):
+            await anyio.sleep(0.01)
+
+    with soon():
+        async with anyio.create_task_group() as group:
+            for flow, options in HOLDING.values():
+                group.start_soon(leave, flow, options)
+    assert "closing waits for" not in caplog.text
+
+
+async def test_what_is_told_of_the_end_never_breaks_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looks into objects that are not ours."""
+
+    def fails(*_: Any) -> Any:
+        raise OSError
+
+    monkeypatch.setattr("flowstage._late.stack_of", fails)
+    with soon():
+        async with START.map(hold_on).open([1], close_timeout=0.02) as run:
+            await anyio.sleep(0.02)
+    assert "Error" not in caplog.text
+    check_accounts(run.report(), over=True)

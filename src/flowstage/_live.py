@@ -18,6 +18,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
+from contextlib import suppress
 from contextvars import ContextVar
 from operator import itemgetter
 from threading import get_ident
@@ -25,7 +26,14 @@ from time import perf_counter
 from types import CodeType
 from typing import Any
 
-from anyio import CancelScope, Event, create_task_group, move_on_after, sleep
+from anyio import (
+    CancelScope,
+    Event,
+    create_task_group,
+    get_current_task,
+    move_on_after,
+    sleep,
+)
 from anyio.abc import TaskGroup
 
 from ._clock import Times
@@ -37,6 +45,7 @@ from ._engine.source import Ticket
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
 from ._errors import BufferOverflow, DeadlockError, note_failure, note_later, safe_repr
+from ._late import held_up
 from ._plan import Plan, PlannedEdge, is_chained
 from ._policies import OnError
 from ._report import FailureRecord
@@ -101,7 +110,7 @@ class Live:
         self.last_skipped: BaseException | None = None
         self.interrupts = 0
         self.numbers = itertools.count()
-        self.tasks = 0
+        self.tasks: dict[int, Any] = {}  # those alive, by id, and whose work each of them does
         self.gone: Event | None = None
         self.opened = perf_counter()
         self.elapsed: float | None = None
@@ -258,13 +267,14 @@ class Live:
     async def _task(self, work: Callable[[], Awaitable[None]]) -> None:
         # Counted from its first step: asyncio.run() may cancel a task that has not begun, and
         # whoever counts it already would wait for it in vain.
-        self.tasks += 1
+        task = get_current_task().id
+        self.tasks[task] = _owner(work)
         _inside.set(self.token)
         try:
             await work()
         finally:
-            self.tasks -= 1
-            if self.tasks == 0 and self.gone is not None:
+            del self.tasks[task]
+            if not self.tasks and self.gone is not None:
                 self.gone.set()
 
     def note_wait(self, ticket: Ticket) -> None:
@@ -480,14 +490,9 @@ class Live:
         with CancelScope(shield=True), move_on_after(self.close_timeout):
             await self.gone.wait()
             return
-        for runner in self.runners:
-            for began, item in list(runner.at_work()):
-                logger.warning(
-                    "closing waits for stage %r, which has been busy with %s for %.1f s",
-                    runner.name,
-                    safe_repr(item),
-                    perf_counter() - began,
-                )
+        with suppress(Exception):  # it looks into the user's objects, and is only a help
+            for text in held_up(self):
+                logger.warning("%s", text)
 
     def settle(self) -> None:
         """Close every stream and count what was still inside as discarded."""
@@ -530,8 +535,10 @@ def _printable(error: BaseException) -> bool:
     return True
 
 
+def _owner(work: Any) -> Any:
+    """Give the object whose method some work is."""
+    return getattr(getattr(work, "func", work), "__self__", None)
+
+
 def _name(work: Any) -> str:
-    owner = getattr(work, "__self__", None) or getattr(
-        getattr(work, "func", None), "__self__", None
-    )
-    return getattr(owner, "name", "task")
+    return getattr(_owner(work), "name", "task")

@@ -8,7 +8,7 @@ import traceback
 
 import anyio
 
-from flowstage.testing._where import frames_of, place_of
+from flowstage._where import frames_of, place_of
 
 __all__ = ["all_stacks", "frames_of", "place_of", "task_stacks", "thread_stacks"]
 

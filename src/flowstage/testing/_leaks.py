@@ -25,7 +25,7 @@ from weakref import WeakSet
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ._where import place_of, place_of_thread
+from .._where import place_of, place_of_thread
 
 Stream: TypeAlias = MemoryObjectSendStream[Any] | MemoryObjectReceiveStream[Any]
 Generator: TypeAlias = AsyncGeneratorType[Any, Any]

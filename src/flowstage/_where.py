@@ -21,6 +21,7 @@ _PLUMBING = (
     "queue",
     "contextlib",
 )
+_OURS = ("flowstage",)
 _PARTS = (("cr_frame", "cr_await"), ("ag_frame", "ag_await"), ("gi_frame", "gi_yieldfrom"))
 
 
@@ -58,6 +59,15 @@ def place_of(awaited: Any) -> str:
     return best or "nowhere any more"
 
 
+def stack_of(awaited: Any, most: int) -> list[str]:
+    """Tell where a suspended coroutine stands in the user's code: its innermost frames there."""
+    frames = [frame for frame in frames_of(awaited) if not _is_plumbing(frame, *_OURS)]
+    return [
+        f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_qualname}'
+        for frame in frames[-most:]
+    ]
+
+
 def place_of_thread(thread: threading.Thread) -> str:
     """Tell where a thread stands: its innermost frame outside of the standard library's own."""
     frame = sys._current_frames().get(thread.ident or 0)
@@ -68,8 +78,9 @@ def place_of_thread(thread: threading.Thread) -> str:
     return "nowhere any more" if frame is None else _line(frame)
 
 
-def _is_plumbing(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _PLUMBING
+def _is_plumbing(frame: FrameType, *more: str) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package in _PLUMBING or package in more
 
 
 def _line(frame: FrameType) -> str:
