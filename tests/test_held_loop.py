@@ -188,6 +188,90 @@ async def test_once_a_stage_and_run(clock: Clock, caplog: pytest.LogCaptureFixtu
         caplog.clear()
 
 
+async def test_the_key_of_a_route(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where it fails then, and never where it is async."""
+
+    def key(item: int) -> int:
+        if item == AT:
+            clock.hold()
+        return item % 2
+
+    def fail(item: int) -> int:
+        if item == AT:
+            clock.hold()
+            raise ValueError
+        return item % 2
+
+    async def key_async(item: int) -> int:
+        await checkpoint()
+        return key(item)
+
+    for fn in (key, fail, key_async):
+        branches = Input[int]().route(fn, [0, 1], name="slow")
+        for options in ({}, {"timing": True}):
+            with soon():
+                report = await merge(*branches.values()).drain(
+                    range(100), on_error="skip", **options
+                )
+            if fn is key_async:
+                assert warnings(caplog) == []
+            else:
+                check(report, caplog)
+
+
+class Slow:
+    """An observer of which a hook may hold the event loop."""
+
+    def __init__(self, clock: Clock, hook: str, *, fails: bool = False) -> None:
+        self.clock, self.hook, self.fails = clock, hook, fails
+
+    def before_stage(self, stage: str, item: Any, context: Any) -> None:
+        self.see("before_stage", item)
+
+    def after_stage(self, stage: str, item: Any, result: Any, error: Any, context: Any) -> None:
+        self.see("after_stage", item)
+
+    def see(self, hook: str, item: Any) -> None:
+        if hook == self.hook and item >= AT:
+            self.clock.hold()
+            if self.fails:
+                raise ValueError
+
+
+@pytest.mark.parametrize("hook", ["before_stage", "after_stage"])
+async def test_an_observer(hook: str, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Named once a stage, as an observer: the function of the stage is not to blame."""
+    for line in (
+        Input[int]().map(abs, name="me"),
+        Input[int]().flat_map(lambda item: [item], name="me"),
+        Input[int]().map(later, concurrency=2, name="me"),
+        Input[int]().map(abs, on=Threads(1), name="me"),
+    ):
+        for fails in (False, True):
+            with soon():
+                report = await line.drain(range(AT + 5), observers=[Slow(clock, hook, fails=fails)])
+            (text,) = warnings(caplog)
+            assert text.startswith("observer <bound method Slow." + hook)
+            assert "for 0.3 s at stage 'me'" in text
+            assert not any(stage.held_loop for stage in report.stages)
+            caplog.clear()
+
+
+async def test_an_async_observer_holds_nothing(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for something, as an async function does."""
+
+    class Waits:
+        async def before_stage(self, *_: Any) -> None:
+            clock.hold()
+            await checkpoint()
+
+    with soon():
+        await Input[int]().map(abs).drain(range(3), observers=[Waits()])
+    assert warnings(caplog) == []
+
+
 async def test_a_source_that_blocks(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """Its own name is told, not that of the stage behind it."""
 

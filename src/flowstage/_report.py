@@ -71,7 +71,8 @@ class StageReport:
         throughput: items done a second of the run.
         calls: how long the calls took.
         held_loop: the longest time in seconds for which its plain function kept the event loop to
-            itself, where that was more than a tenth of a second; else 0.
+            itself, where that was more than a tenth of a second; else 0. What an `async def` does
+            between two of its awaits is not seen.
     """
 
     name: str

@@ -5,21 +5,25 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from anyio import get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._errors import safe_repr
-from .runner import Frame, Stopped
+from .runner import LONGEST_HOLD, Frame, Stopped
 
 logger = logging.getLogger("flowstage")
 
 
 class Hooks:
-    """The observers of one stage; what they raise is logged once for each and ignored."""
+    """The observers of one stage; what they raise is logged once for each and ignored.
 
-    __slots__ = ("_after", "_before", "_broken", "_frame", "_name")
+    A plain one that keeps the event loop to itself is named once as well.
+    """
+
+    __slots__ = ("_after", "_before", "_broken", "_frame", "_name", "_slow")
 
     def __init__(self, frame: Frame, name: str) -> None:
         self._frame = frame
@@ -27,6 +31,7 @@ class Hooks:
         self._before = [o.before_stage for o in frame.observers if hasattr(o, "before_stage")]
         self._after = [o.after_stage for o in frame.observers if hasattr(o, "after_stage")]
         self._broken: set[int] = set()
+        self._slow: set[int] = set()
 
     @classmethod
     def of(cls, frame: Frame, name: str) -> Hooks | None:
@@ -47,7 +52,13 @@ class Hooks:
 
     async def _tell(self, hook: Callable[..., Any], *details: Any) -> None:
         try:
-            told = hook(self._name, *details)
+            began = perf_counter()
+            try:
+                told = hook(self._name, *details)
+            finally:
+                spent = perf_counter() - began
+                if spent > LONGEST_HOLD:
+                    self._held(hook, spent)
             if inspect.isawaitable(told):
                 await told
         except (KeyboardInterrupt, SystemExit) as error:
@@ -61,3 +72,15 @@ class Hooks:
                 logger.exception(
                     "observer %s failed at stage %r and is ignored", safe_repr(hook), self._name
                 )
+
+    def _held(self, hook: Callable[..., Any], seconds: float) -> None:
+        """Tell that a hook has kept the event loop to itself, once for each."""
+        if id(hook) not in self._slow:
+            self._slow.add(id(hook))
+            logger.warning(
+                "observer %s held the event loop for %.1f s at stage %r, and nothing else could "
+                "move meanwhile",
+                safe_repr(hook),
+                seconds,
+                self._name,
+            )

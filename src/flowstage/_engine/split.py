@@ -15,7 +15,17 @@ from .._envelope import Barrier, Envelope, Fault, Hole, Mark
 from .._errors import safe_repr
 from .._stages import RouteStage
 from .._wires import EMPTY, Edge, Enough, Outlet
-from .runner import LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
+from .runner import (
+    LONGEST_HOLD,
+    LONGEST_TURN,
+    MOST_IN_A_TURN,
+    Frame,
+    Runner,
+    Step,
+    own_error,
+)
+
+MAP_IN_A_THREAD = "compute the key in a thread, in a map(..., on=Threads(...)) before it"
 
 
 class SplitRunner(Runner):
@@ -67,7 +77,7 @@ class RouteRunner(SplitRunner):
         stage = step.stage
         assert isinstance(stage, RouteStage)
         try:
-            key = stage.key(envelope.value)
+            key = self.ask(step, stage, envelope.value)
             if inspect.isawaitable(key):
                 key = await key
             outlet = self.outlets.get(key)
@@ -83,6 +93,16 @@ class RouteRunner(SplitRunner):
             step.tally.done += 1
         else:
             step.tally.discarded += 1  # that branch has had enough, others have not
+
+    def ask(self, step: Step, stage: RouteStage, value: Any) -> Any:
+        """Call the function that names the branch, and see how long it keeps the event loop."""
+        began = perf_counter()
+        try:
+            return stage.key(value)
+        finally:
+            spent = perf_counter() - began
+            if spent > LONGEST_HOLD:
+                step.held(spent, MAP_IN_A_THREAD)
 
     def otherwise(self, stage: RouteStage, key: Any, name: str) -> Outlet:
         """Give the default branch.
