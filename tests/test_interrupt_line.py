@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Flow, Input, Retry, Run, Sentinel, Threads, source
+from flowstage import Flow, Input, Retry, Run, Sentinel, Threads, merge, source
 
 from .accounts import check_accounts, settle, soon
 from .conftest import virtual_time
@@ -749,3 +750,190 @@ async def test_no_call_is_begun_for_what_was_discarded(turns: int) -> None:
                 assert calls == begun
                 await run.send("between")  # the second time there is a worker that waits
                 await settle()
+
+
+async def unquiet(item: str) -> str:
+    """Be cancelled at the old item, and fail in the cleanup."""
+    try:
+        await anyio.sleep(60 * (item == "old"))
+    finally:
+        if item == "old":
+            raise OSError("it did not stop")
+    return item
+
+
+async def unquiet_values(item: str) -> AsyncIterator[str]:
+    yield await unquiet(item)
+
+
+async def unquiet_items(items: AsyncIterator[str]) -> AsyncIterator[str]:
+    async for item in items:
+        yield await unquiet(item)
+
+
+async def hushed(item: str) -> str:
+    await anyio.sleep(60 * (item == "old"))
+    return item
+
+
+class Observer:
+    def after_stage(self, stage: str, item: Any, result: Any, error: Any, context: Any) -> None:
+        assert item == "new"
+
+
+WORDS = Input[str]()
+UNQUIET: dict[str, Callable[[Any], Flow[Any, str]]] = {
+    "map": lambda fn: WORDS.map(fn, name="me"),
+    "map, with a retry": lambda fn: WORDS.map(fn, retry=Retry(3), name="me"),
+    "map, with a timeout": lambda fn: WORDS.map(fn, timeout=99, name="me"),
+    "filter": lambda fn: WORDS.filter(fn, name="me"),
+    "tap, before another stage": lambda fn: WORDS.tap(fn, name="me").map(str),
+    "several at once": lambda fn: WORDS.map(fn, concurrency=3, name="me"),
+    "several, with a retry": lambda fn: WORDS.map(fn, concurrency=3, retry=Retry(3), name="me"),
+    "route": lambda fn: merge(*WORDS.route(fn, ["old", "new"], name="me").values()),
+}
+UNQUIET_VALUES: dict[str, Callable[[], Flow[Any, str]]] = {
+    "flat_map": lambda: WORDS.flat_map(unquiet_values, name="me"),
+    "flat_map, with a retry": lambda: WORDS.flat_map(unquiet_values, retry=Retry(3), name="me"),
+    "flat_map, several at once": lambda: WORDS.flat_map(unquiet_values, concurrency=3, name="me"),
+    "transform": lambda: WORDS.transform(unquiet_items, name="me"),
+}
+
+
+def told_late(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Give what was logged of errors that came too late, each of them with its exception."""
+    records = [r for r in caplog.records if "after its item had been let go" in r.getMessage()]
+    assert all(r.exc_info and r.levelname == "WARNING" for r in records)
+    texts = [r.getMessage() for r in records]
+    caplog.clear()
+    return texts
+
+
+async def interrupted(flow: Flow[Any, str], *, warm: int, observed: bool) -> None:
+    """Interrupt a run while the old item is in hand; assert that nothing of it is left."""
+    observers = [Observer()] if observed else []
+    with soon():
+        async with flow.open(observers=observers) as run:
+            async with anyio.create_task_group() as group:
+                got: list[str] = []
+
+                async def read() -> None:
+                    got.extend([item async for item in run])
+
+                group.start_soon(read)
+                for _ in range(warm):
+                    await run.send("new")
+                await settle()
+                run.send_nowait("old")
+                await settle()
+                assert run.interrupt() == 1
+                await settle()
+                await run.send("new")
+                run.finish()
+            assert got == ["new"] * (warm + 1)
+            assert (run.failures, run.failed) == ((), 0)
+    check_accounts(run.report(), over=True)
+
+
+LATE = "stage 'me' raised OSError('it did not stop') after its item had been let go"
+
+
+@pytest.mark.parametrize("observed", [False, True], ids=["", "observed"])
+@pytest.mark.parametrize("warm", [0, 5])
+async def test_what_a_cleanup_raises_is_told(
+    warm: int, observed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, in the log: it is no failure of an item any more. A cancellation is nothing to tell."""
+    for name, line in UNQUIET.items():
+        await interrupted(line(unquiet), warm=warm, observed=observed)
+        assert told_late(caplog) == [LATE], name
+        await interrupted(line(hushed), warm=warm, observed=observed)
+        assert told_late(caplog) == [], name
+    for name, make in UNQUIET_VALUES.items():
+        await interrupted(make(), warm=warm, observed=observed)
+        assert told_late(caplog) == [LATE], name
+
+
+async def test_what_a_plain_function_raises_that_has_interrupted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It fails for an item that it has discarded itself."""
+    run: Run[Any, Any]
+
+    def interrupt(item: int) -> int:
+        if item == 7:
+            run.interrupt()
+            raise OSError("it did not stop")
+        return item
+
+    for options in ({}, {"timing": True}, {"observers": [Observer7()]}):
+        with soon():
+            async with Input[int]().map(interrupt, name="me").open(range(9), **options) as run:
+                await run.drain()
+            assert run.failed == 0
+        assert told_late(caplog) == [LATE]
+
+
+class Observer7:
+    def after_stage(self, stage: str, item: Any, result: Any, error: Any, context: Any) -> None:
+        assert item != 7
+
+
+async def test_what_a_thread_raises_that_runs_on(caplog: pytest.LogCaptureFixture) -> None:
+    """The same; but not that it was told to stop."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def fail(item: str) -> str:
+        if item == "old":
+            begun.set()
+            assert gate.wait(5)
+            raise OSError("it did not stop")
+        return item
+
+    def obey(item: str) -> str:
+        while item == "old":
+            begun.set()
+            time.sleep(0.001)
+            anyio.from_thread.check_cancelled()
+        return item
+
+    def values(item: str) -> Iterator[str]:
+        yield fail(item)
+
+    def cleans_up(item: str) -> Iterator[str]:
+        try:
+            yield item
+            begun.set()
+            assert item != "old" or gate.wait(5)
+            yield item
+        finally:
+            if item == "old":
+                raise OSError("it did not stop")
+
+    flows = [
+        (getattr(WORDS, verb)(fn, on=Threads(1), name="me", **options), number)
+        for verb, fn, number in (
+            ("map", fail, 1),
+            ("map", obey, 0),
+            ("flat_map", fail, 1),
+            ("flat_map", values, 1),
+            ("flat_map", cleans_up, 1),
+        )
+        for options in ({}, {"timeout": 99}, {"retry": Retry(3)}, {"concurrency": 1})
+    ]
+    for flow, number in flows:
+        for options in ({}, {"timing": True}, {"observers": [Observer()]}):
+            gate.clear()
+            begun.clear()
+            with soon():
+                async with flow.open(**options) as run:
+                    run.send_nowait("old")
+                    while not begun.is_set():
+                        await anyio.sleep(0.001)
+                    run.interrupt()
+                    gate.set()
+                    await run.send("new")
+                    run.finish()
+                    assert "".join([item async for item in run]).startswith("new")
+                assert run.failed == 0
+            assert told_late(caplog) == [LATE] * number, (flow, options)

@@ -216,6 +216,7 @@ class BurstOffload(Offload):
                 self.end_burst(burst)
         self.count_calls(outcome)
         if self.stale(seen):
+            self.tell_late(outcome[1])
             return
         if left is not None:
             self.hand_back([left])

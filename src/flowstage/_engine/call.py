@@ -23,7 +23,7 @@ from .._stages import CallStage, FilterStage, MapStage, TapStage
 from .._stats import Tally
 from .._wires import Outlet
 from .hooks import Hooks
-from .runner import LONGEST_HOLD, Frame, Step, own_error
+from .runner import LONGEST_HOLD, Frame, Step, check_failed, own_error
 
 
 class CallFailed(Exception):
@@ -104,8 +104,7 @@ class CallStep(Step):
             finally:
                 del working[envelope]
                 self.spent(envelope, perf_counter() - began, holds=not self.awaits)
-            if self.hooks is not None:
-                self.frame.epoch.check(seen)  # hooks are not told of what was interrupted
+            check_failed(self.frame, seen, self.name, error)  # no hook is told, nothing is retried
             failures += 1
             retry = self.options.retry
             if retry is None or not retry.again(error, failures):

@@ -96,7 +96,7 @@ class Chain(Runner):
             try:
                 result = await step.call(envelope)
             except CallFailed as failed:
-                self.check()
+                self.check_failed(step.name, failed.error)
                 await self.drop(step, envelope, failed)
                 return
             self.check()
@@ -143,7 +143,7 @@ class Chain(Runner):
                         end = perf_counter() + LONGEST_TURN
                 break
             except CallFailed as failed:
-                self.check()
+                self.check_failed(step.name, failed.error)
                 failures += 1
                 retry = step.options.retry
                 if count == 0 and retry is not None and retry.again(failed.error, failures):
@@ -517,9 +517,12 @@ class Chain(Runner):
         end = 0.0
         while True:
             for number, what, error in reversed(broken):
+                own = None
                 if error is not None:
-                    error = await own_error(error, self.frame, self.calls[number].name)
-                todo.append((number, what, error))
+                    name = self.calls[number].name
+                    own = await own_error(error, self.frame, name)
+                    self.check_failed(name, own)
+                todo.append((number, what, own))
             broken = []
             self.check()
             if not todo:
@@ -645,7 +648,7 @@ class Chain(Runner):
     ) -> None:
         """Deal with an error of a bare call on an item, which came in an envelope or bare."""
         error = await own_error(raised, self.frame, step.name)
-        self.check()
+        self.check_failed(step.name, error)
         self.at = self.calls.index(step)
         envelope = Envelope(item) if came is None else came
         envelope.value = item

@@ -149,6 +149,8 @@ class FlatBurstOffload(BurstOffload):
         long = None if made.iterator is None else Long(made.item)
         if not self.stale(seen):
             await self.note_made(slot, made, long)
+        else:
+            self.tell_late(made.error)
         if long is not None:
             await self.read_on(long, made, seat, seen)
 

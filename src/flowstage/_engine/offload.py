@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 from operator import attrgetter
 from time import perf_counter
@@ -40,7 +41,7 @@ from .._stages import FilterStage, MapStage
 from .._wires import Edge, Outlet
 from .call import CallFailed, sentinel_given
 from .pool import Pool, Slot, Worker
-from .runner import Frame, Step, Stopped, own_error
+from .runner import Frame, Step, Stopped, own_error, tell_late
 from .seats import Seat, in_thread
 from .slices import (
     MOST_IN_A_CALL,
@@ -282,6 +283,7 @@ class Offload(Pool):
             del tally.working[batch[0]], self.handed[batch[0]]
         self.count_pace(spent, len(answers))
         if self.stale(seen):
+            self.tell_late(answers[-1][1] if answers else None)
             return
         for slot, (result, error) in zip(batch, answers, strict=False):
             await self.note(slot, result, error)
@@ -312,12 +314,20 @@ class Offload(Pool):
                 if error is not None:
                     error = await own_error(error, self.frame, self.step.name)
                 self.flat_done(slot, values, error)
+        elif answers:
+            self.tell_late(answers[-1][2])
         if last is not None:
             self.advance()
             slot = batch[len(answers)]
             error = await self.flat_in_thread(slot, seat, seen, last)
             if not self.stale(seen):
                 self.flat_done(slot, [], error)
+
+    def tell_late(self, error: BaseException | None) -> None:
+        """Log what a thread raised for which nobody waits any more, unless it was told to stop."""
+        told = (get_cancelled_exc_class(), CancelledError, StageTimeout)
+        if error is not None and not isinstance(error, told):
+            tell_late(self.step.name, error)
 
     def count_pace(self, seconds: float, made: int) -> None:
         """Count calls made one after the other, and see how long an item takes."""
@@ -417,6 +427,7 @@ class Offload(Pool):
         while not self.stale(seen):
             result, error = await self.attempt(slot, seat, seen)
             if self.stale(seen):
+                self.tell_late(error)
                 return
             if error is None or retry is None or slot.count:
                 break
@@ -442,6 +453,7 @@ class Offload(Pool):
             with self.frame.epoch.work(self.scopes):
                 await hooks.after(item, value if error is None else None, error, envelope.context)
             if self.stale(seen):
+                self.tell_late(error)
                 return
         if error is not None:
             self.note_failed(slot, CallFailed(error, slot.attempts))
@@ -610,6 +622,7 @@ class Offload(Pool):
                     if late is not None:
                         return late
                 if self.stale(seen):
+                    self.tell_late(error)
                     return None
                 for number, value in enumerate(values):
                     if type(value) is Sentinel:
@@ -631,4 +644,6 @@ class Offload(Pool):
         finally:
             if iterator is not None and hasattr(iterator, "close"):
                 with CancelScope(shield=True):
-                    await in_thread(close_quietly, iterator)
+                    raised = await in_thread(close_quietly, iterator)
+                if self.stale(seen):
+                    self.tell_late(raised)

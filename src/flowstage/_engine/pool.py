@@ -31,7 +31,16 @@ from .._stages import MAIN, FlatMapStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, sentinel_given
 from .chain import close_values, open_values, pull
-from .runner import LONGEST_TURN, Frame, Runner, Step, Stopped, own_error, policy_of
+from .runner import (
+    LONGEST_TURN,
+    Frame,
+    Runner,
+    Step,
+    Stopped,
+    own_error,
+    policy_of,
+    tell_late,
+)
 from .values import DONE
 
 
@@ -469,6 +478,7 @@ class Pool(Runner):
     def note_failed(self, slot: Slot, failed: CallFailed) -> None:
         """Keep a failure for the slot's turn; one that ends the run does so at once."""
         if self.seen != self.frame.epoch.number:
+            tell_late(self.step.name, failed.error)
             return
         if self.raises:
             self.fail_now(slot.envelope.value, failed)
@@ -507,6 +517,7 @@ class Pool(Runner):
                         end = perf_counter() + LONGEST_TURN
                 break
             except CallFailed as failed:
+                self.check_failed(step.name, failed.error)
                 failures += 1
                 retry = step.options.retry
                 again = retry is not None and retry.again(failed.error, failures)
@@ -520,7 +531,7 @@ class Pool(Runner):
                 if source is not None and not source.closed:
                     await close_values(step, source, item)
         if hooks is not None:
-            self.frame.epoch.check(seen)
+            self.check_failed(step.name, error)
             await hooks.after(item, slot.count if error is None else None, error, context)
         if error is not None:
             self.note_failed(slot, CallFailed(error, failures))

@@ -271,6 +271,10 @@ class Runner:
         if self.seen != self.frame.epoch.number:
             raise Flushed
 
+    def check_failed(self, name: str, error: BaseException | None) -> None:
+        """Let go of a call of an older epoch that failed, but not of its error without a word."""
+        check_failed(self.frame, self.seen, name, error)
+
     async def wait_item(self, inlets: Sequence[Edge] | None = None) -> None:
         """Wait until an inlet may have something or has ended."""
         if inlets is None:
@@ -396,6 +400,28 @@ class Runner:
         level = logging.WARNING if step.failures is None else logging.DEBUG  # somebody reads them
         logger.log(level, "stage %r skipped %s: %s", step.name, safe_repr(item), safe_repr(error))
         return HOLE
+
+
+def check_failed(frame: Frame, seen: int, name: str, error: BaseException | None) -> None:
+    """Let go of a call that was begun in an older epoch and failed, as in its cleanup.
+
+    Raises:
+        Flushed: `seen` is not the running epoch's.
+    """
+    if seen != frame.epoch.number:
+        if error is not None:
+            tell_late(name, error)
+        raise Flushed
+
+
+def tell_late(name: str, error: BaseException) -> None:
+    """Log what is no failure of an item any more, since the item has been let go."""
+    logger.warning(
+        "stage %r raised %s after its item had been let go",
+        name,
+        safe_repr(error),
+        exc_info=error,
+    )
 
 
 def policy_of(stage: Stage, frame: Frame) -> OnError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from operator import length_hint
 from time import perf_counter
 from typing import Any
@@ -182,7 +181,10 @@ def iterator_of(values: Any) -> Iterator[Any]:
     return iter(values)
 
 
-def close_quietly(iterator: Any) -> None:
+def close_quietly(iterator: Any) -> Exception | None:
     """Close a generator; its error, if any, comes after the one that made us close it."""
-    with suppress(Exception):
+    try:
         iterator.close()
+    except Exception as error:
+        return error
+    return None

@@ -85,7 +85,7 @@ class RouteRunner(SplitRunner):
                 outlet = self.otherwise(stage, key, step.name)
         except BaseException as raised:
             error = await own_error(raised, self.frame, step.name)
-            self.check()
+            self.check_failed(step.name, error)
             await self.pass_mark(await self.handle(step, envelope, error))
             return
         self.check()

@@ -187,7 +187,7 @@ class TransformRunner(Runner):
     async def failed(self, raised: BaseException) -> None:
         """End the run with what the function raised, unless it is our own cancellation."""
         error = await own_error(raised, self.frame, self.name)
-        self.check()
+        self.check_failed(self.name, error)
         self.frame.fail(Failure(self.name, self.last_item(), error, 1))
 
     def last_item(self) -> Any:
