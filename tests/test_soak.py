@@ -321,7 +321,12 @@ def flat(
                     if time.monotonic() - began > seconds:
                         return
 
-    run_on(backend, read)
+    gc.collect()
+    gc.freeze()  # what was there before is not looked at each time
+    try:
+        run_on(backend, read)
+    finally:
+        gc.unfreeze()
     assert len(sizes) > 8, f"only {seen} items"
     # What the stages hold comes and goes within the bound; a leak would show in all of the last third.
     early, late = max(sizes[1:4]), min(sizes[-(len(sizes) // 3) :])
