@@ -1,5 +1,7 @@
 """What the trivial workloads compute: three steps, plain and async, and their right results."""
 
+from collections.abc import Awaitable, Callable
+
 
 def plus_one(number: int) -> int:
     """The first step."""
@@ -34,3 +36,7 @@ async def minus_three_async(number: int) -> int:
 def after_three(items: int) -> list[int]:
     """The results of the three steps for the numbers below ``items``."""
     return [(number + 1) * 2 - 3 for number in range(items)]
+
+
+Step = Callable[[int], Awaitable[int]]
+STEPS: tuple[Step, ...] = (plus_one_async, double_async, minus_three_async)

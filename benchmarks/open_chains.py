@@ -8,9 +8,14 @@ from typing import NamedTuple
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from benchmarks.functions import double_async, minus_three_async, plus_one_async
+from benchmarks.functions import (
+    STEPS,
+    Step,
+    double_async,
+    minus_three_async,
+    plus_one_async,
+)
 from benchmarks.model import Measured, Program
-from benchmarks.workloads.async3 import STEPS, Step
 
 
 class Ends(NamedTuple):

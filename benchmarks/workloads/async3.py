@@ -1,7 +1,7 @@
 """Three trivial async functions, each its own concurrent stage: the cost of a hop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import chain
@@ -11,6 +11,8 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from benchmarks.functions import (
+    STEPS,
+    Step,
     after_three,
     double_async,
     minus_three_async,
@@ -18,8 +20,6 @@ from benchmarks.functions import (
 )
 from benchmarks.model import Program, Target, Workload
 
-Step = Callable[[int], Awaitable[int]]
-STEPS: tuple[Step, ...] = (plus_one_async, double_async, minus_three_async)
 END: Any = object()
 
 

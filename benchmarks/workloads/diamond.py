@@ -6,9 +6,8 @@ from typing import Any
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from benchmarks.functions import double_async, plus_one_async
+from benchmarks.functions import Step, double_async, plus_one_async
 from benchmarks.model import Program, Target, Workload
-from benchmarks.workloads.async3 import Step
 
 BRANCHES: tuple[Step, ...] = (plus_one_async, double_async)
 END: Any = object()

@@ -74,6 +74,8 @@ class Chain(Runner):
         if self.keeps_time and not self.stamped and edges[0].clocks is not None:
             self.times, edges[0].clocks = edges[0].clocks, None
         self.until_sample = 0  # calls of an async function until one is timed again
+        # The first gap differs, or one item in so many would pay for all stages of a line.
+        self.gap = SAMPLE - 11 * len(frame.runners) % SAMPLE
         self.many = 1  # items in a burst: grows while bursts are short
         self.turn = 0.0  # seconds since the last checkpoint
         self.current: list[Any] = []  # what a burst has given to the stage at work
@@ -595,7 +597,7 @@ class Chain(Runner):
                     value = await fn_of_first(value)
                     below = pairs
                 else:
-                    self.until_sample = SAMPLE
+                    self.until_sample, self.gap = self.gap, SAMPLE
                     value = await self.timed(first, value)
                     until_sample, below = self.until_sample, timed
                 if type(value) is Sentinel:

@@ -58,6 +58,7 @@ class Frame(Protocol):
     on_error: OnError
     contextual: bool
     plain: bool
+    runners: list[Runner]
     timing: bool
     observers: Sequence[Any]
     close_timeout: float
