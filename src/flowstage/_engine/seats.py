@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from anyio import (
     CancelScope,
     CapacityLimiter,
     Event,
+    WouldBlock,
     get_cancelled_exc_class,
     sleep,
     to_thread,
 )
-from anyio.lowlevel import RunVar
 
 from .._places import Threads
 
@@ -45,8 +44,14 @@ class Seat:
         return self._seats.statistics().tasks_waiting > 0
 
     async def take(self) -> None:
-        """Wait for a seat, in turn with everybody who wants one of this place."""
-        await self._seats.acquire_on_behalf_of(self)
+        """Wait for a seat, in turn with everybody who wants one of this place.
+
+        Where there is one this does not checkpoint: the call in a thread, for which it is, does.
+        """
+        try:
+            self._seats.acquire_on_behalf_of_nowait(self)
+        except WouldBlock:
+            await self._seats.acquire_on_behalf_of(self)
         self._taken = True
 
     def leave(self) -> None:
@@ -117,24 +122,36 @@ async def in_thread(work: Callable[..., Any], *args: Any) -> Any:
     """Run work in a thread to its end, for a caller that has a seat."""
     call = ThreadCall(work, args)
     try:
-        return await to_thread.run_sync(call.run, limiter=_no_limit())
+        return await to_thread.run_sync(call.run, limiter=_NO_LIMIT)
     except get_cancelled_exc_class():
         # A scope's cancellation comes before the call or after it; in between it can only be native.
         await call.outlast()
         raise
 
 
-_unlimited: RunVar[CapacityLimiter] = RunVar("flowstage.unlimited")
+class _NoLimit(CapacityLimiter):
+    """A limiter that does not limit: the seat has been counted already.
+
+    One of `math.inf` tokens would cost two turns of the event loop a call.
+    """
+
+    def __new__(cls) -> Self:
+        return object.__new__(cls)
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """Give what there is enough of."""
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Take back what nobody counts."""
 
 
-def _no_limit() -> CapacityLimiter:
-    """Give a limiter that does not limit: the seat has been counted already."""
-    try:
-        return _unlimited.get()
-    except LookupError:
-        limiter = CapacityLimiter(math.inf)
-        _unlimited.set(limiter)
-        return limiter
+_NO_LIMIT = _NoLimit()
 
 
 async def at_place(place: Threads, work: Callable[..., Any], *args: Any) -> Any:
