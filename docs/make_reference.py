@@ -18,7 +18,7 @@ INTRODUCTION = """\
 
 Every public name, as its docstring has it; `python docs/make_reference.py` writes this page. Times are in
 seconds, sizes in items. A stage "gives" when a result of it goes on to the next one. What begins with an
-underscore, or is not on this page, is no promise.
+underscore, or is not on this page, is no promise; `flowstage.compat` has pages of its own (docs/migration).
 
 Import from `flowstage`; operators from `flowstage.operators`, tools for tests from `flowstage.testing`.
 """

@@ -288,3 +288,20 @@ async def test_what_has_come_out_in_time_is_not_lost_to_the_deadline() -> None:
         assert [item async for item in run.output("quick")] == list(range(9))
         assert [item async for item in run.output("slow")] == []
     check_accounts(run.report(), over=True)
+
+
+async def test_a_stop_whose_time_is_over_is_no_interrupt() -> None:
+    """The report counts what the user has called."""
+
+    async def slow(item: int) -> int:
+        await anyio.sleep_forever()
+        return item
+
+    with soon():
+        async with Input[int]().map(slow).open() as run:
+            await run.send(1)
+            await run.stop(timeout=0.01)
+            assert [item async for item in run] == []
+            assert run.report().interrupts == 0
+        with pytest.raises(ClosedError, match="the run is over; drain it inside"):
+            await run.drain()

@@ -11,6 +11,7 @@ everything.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
 from attrs import field, frozen
@@ -61,6 +62,7 @@ class Sentinel(Generic[T]):
         raise TypeError("Sentinel cannot be subclassed; put what you need into its value")
 
     if not TYPE_CHECKING:
+        __signature__ = Signature([Parameter("value", Parameter.POSITIONAL_OR_KEYWORD)])
 
         def __new__(cls, *_: Any, **__: Any) -> Any:  # copies and pickles come here as well
             Made.sentinel = True

@@ -55,7 +55,7 @@ class DeadlockError(FlowError):
 
 
 class WorkerDied(FlowError):
-    """A worker process ended while it held items."""
+    """A worker process ended while it held items; for places of processes, of which there is none yet."""
 
 
 class ClosedError(FlowError, anyio.ClosedResourceError):

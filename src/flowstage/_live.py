@@ -383,15 +383,15 @@ class Live:
 
     # -- interrupt ------------------------------------------------------------------------------
 
-    def interrupt(self, keep: Collection[Edge] = ()) -> int:
-        """Discard everything inside, but for some edges, and begin the next epoch.
-
-        Returns:
-            the number of items discarded.
-        """
+    def interrupt(self) -> int:
+        """Discard everything inside and begin the next epoch; give the number of items."""
         if self.closed or self.cancelled:
             return 0
         self.interrupts += 1
+        return self._discard()
+
+    def _discard(self, keep: Collection[Edge] = ()) -> int:
+        """Discard what is inside, but for some edges, and begin the next epoch."""
         count = sum(runner.discard() for runner in self.runners)
         flushed = (e for e in self.edges.values() if not e.finished and e not in keep)
         count += sum(edge.flush() for edge in flushed)
@@ -421,10 +421,10 @@ class Live:
             self.deadline.cancel()
         with CancelScope() as self.deadline:
             await sleep(seconds)
-            if all(edge.finished or edge.ended for edge in self.ends):
+            if self.cancelled or all(edge.finished or edge.ended for edge in self.ends):
                 return
             whole = {edge for edge in self.ends if edge.ended}  # all that is to come is there
-            count = self.interrupt(keep=whole)
+            count = self._discard(keep=whole)
             self.expired = True
             for edge in self.ends:
                 if edge not in whole:

@@ -377,6 +377,8 @@ class Run(Generic[In, Out_co]):
         Raises:
             ClosedError: the run is over already.
         """
+        if self._live.closed:
+            raise ClosedError("the run is over; drain it inside the async with block")
         self.finish()
         outputs = [output for output in self._outputs if not output.closed]
         if len(outputs) == 1:
