@@ -572,3 +572,32 @@ async def test_sends_to_the_own_run_that_go_on(caplog: pytest.LogCaptureFixture)
                     break
     assert slow == [43]
     assert WAITING_INSIDE not in caplog.text
+
+
+@virtual_time
+async def test_a_slow_reader_and_a_send_to_the_own_run(caplog: pytest.LogCaptureFixture) -> None:
+    """It is merely read slowly."""
+
+    async def expand(item: int) -> int:
+        if item == 1:
+            for number in range(3):
+                await run.send(10 + number)
+        return item
+
+    got: list[int] = []
+    with fail_after(100):
+        async with Input[int]().map(expand, concurrency=2, ordered=False).open(buffer=1) as run:
+            await run.send(1)
+            async with create_task_group() as group:
+
+                async def read() -> None:
+                    async for item in run:
+                        got.append(item)
+                        await sleep(5)
+                        if len(got) == 5:
+                            return
+
+                group.start_soon(read)
+                await run.send(2)
+    assert sorted(got) == [1, 2, 10, 11, 12]
+    assert WAITING_INSIDE not in caplog.text

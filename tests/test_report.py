@@ -353,14 +353,15 @@ async def test_a_call_under_way_counts(before: int) -> None:
             await run.feed(range(before))
             await settle(200)
             await anyio.sleep(0.02)
-            first = run.report()
+            name = next(stage.name for stage in run.report().stages if "nap" in stage.name)
             for _ in range(width):
                 await run.send(LAST)
+            while (first := run.report()).stage(name).in_hand < width:
+                await anyio.sleep(0.001)
             await anyio.sleep(0.2)
             report = run.report()
             run.interrupt()
         passed = report.elapsed - first.elapsed
-        name = next(stage.name for stage in report.stages if "nap" in stage.name)
         busy = report.stage(name).busy - first.stage(name).busy
         told = (str(line), timing, busy, passed)
         assert width * (min(passed, 0.4) / 2) <= busy <= width * passed + 0.01, told

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import anyio
@@ -343,6 +344,144 @@ async def test_what_a_manager_is_told() -> None:
                 await source(items).map(fail).collect(buffer=buffer)
             assert told == [error]  # that is the same task
             told.clear()
+
+
+@pytest.mark.parametrize("way", ["fail", "cancel", "leave"])
+async def test_what_a_manager_gave_is_closed_before_it_and_nothing_is_committed(way: str) -> None:
+    """With a task group of its own too: the run's end from outside is no good end for it."""
+    diary: list[str] = []
+
+    async def values() -> AsyncIterator[int]:
+        try:
+            for number in range(100):
+                yield number
+        finally:
+            await checkpoint()
+            diary.append("flushed")
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[Any]:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+                yield values()
+                group.cancel_scope.cancel()
+            diary.append("committed")
+        finally:
+            await checkpoint()
+            diary.append("left")
+
+    async def fail(number: int) -> int:
+        if way == "fail" and number == 3:
+            raise ValueError("three")
+        return number
+
+    with no_leaks(), soon():
+        with anyio.CancelScope() as scope:
+            with suppress(ValueError) if way == "fail" else nullcontext():
+                async with source(transaction).map(fail).open(buffer=1) as run:
+                    async for number in run:
+                        if number == 2 and way == "cancel":
+                            await settle()
+                            scope.cancel()
+                        elif number == 2 and way == "leave":
+                            await settle()
+                            break
+    assert diary == ["flushed", "left"]
+    assert run.failed == (way == "fail")
+
+
+@asynccontextmanager
+async def no_longer() -> AsyncIterator[Any]:
+    with anyio.move_on_after(0.05):
+        yield waiting()
+
+
+@asynccontextmanager
+async def not_longer() -> AsyncIterator[Any]:
+    with anyio.fail_after(0.05):
+        yield waiting()
+
+
+@asynccontextmanager
+async def with_a_child() -> AsyncIterator[Any]:
+    async def child() -> None:
+        await checkpoint()
+        raise KeyError("child")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(child)
+        yield waiting()
+
+
+async def waiting() -> AsyncIterator[int]:
+    yield 1
+    await anyio.sleep_forever()
+
+
+async def test_a_scope_of_the_managers_own_ends_its_source() -> None:
+    """As it would end an `async for` inside it: in silence, or with what it raises."""
+    with no_leaks(), soon():
+        assert await source(no_longer).collect() == [1]
+        with pytest.raises(TimeoutError):
+            await source(not_longer).collect()
+        with pytest.raises(ExceptionGroup) as caught:
+            await source(with_a_child).collect()
+        assert [type(error) for error in caught.value.exceptions] == [KeyError]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
+async def test_a_timeout_of_asyncios_own_around_a_source() -> None:
+    """The library's scopes are not the only ones."""
+
+    @asynccontextmanager
+    async def items() -> AsyncIterator[Any]:
+        async with asyncio.timeout(0.05):
+            yield waiting()
+
+    with no_leaks(), soon(), pytest.raises(TimeoutError):
+        await source(items).collect()
+
+
+async def test_a_manager_with_a_task_group_that_gives_nothing_to_read() -> None:
+    """It is left in the scopes in which it was entered."""
+
+    @asynccontextmanager
+    async def items() -> AsyncIterator[Any]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            try:
+                yield 42
+            finally:
+                group.cancel_scope.cancel()
+
+    with no_leaks(), soon(), pytest.raises((TypeError, ExceptionGroup)) as caught:
+        await source(items).collect()
+    assert "must give an iterable or async iterable, not 42" in repr(caught.value)
+
+
+async def test_an_error_beside_a_cancellation_comes_alone() -> None:
+    """A task group that was told to end raises what its cleanup has raised, and no cancellation."""
+
+    @asynccontextmanager
+    async def connection() -> AsyncIterator[Any]:
+        async def child() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise OSError("connect")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(child)
+            await anyio.sleep_forever()
+        yield LIST
+
+    with no_leaks(), soon(), pytest.raises(ExceptionGroup) as caught:
+        async with source(connection).open() as run:
+            await settle()
+            await run.stop()
+            await anyio.sleep_forever()
+    assert [type(error) for error in caught.value.exceptions] == [OSError]
 
 
 @pytest.mark.parametrize("what", ["manager", "function"])

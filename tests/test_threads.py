@@ -903,3 +903,25 @@ async def test_a_timed_call_whose_task_is_cancelled_before_it_begins(
         assert host.cancelled()
     gc.collect()  # the warning comes now, and not in the next test
     assert calls == []
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("options", [{}, {"timeout": 5}], ids=["bare", "timed"])
+async def test_an_exit_in_a_thread_after_an_interrupt(
+    options: dict[str, Any], kind: type[BaseException]
+) -> None:
+    """It ends the program all the same."""
+    at_it, go = threading.Event(), threading.Event()
+
+    def work(item: int) -> int:
+        at_it.set()
+        assert go.wait(5)
+        raise kind(3)
+
+    with soon(), pytest.raises(kind):
+        async with Input[int]().map(work, on=Threads(1), **options).open() as run:
+            await run.send(1)
+            await anyio.to_thread.run_sync(at_it.wait)
+            assert run.interrupt() == 1
+            go.set()
+            await anyio.sleep_forever()

@@ -137,11 +137,20 @@ class Stillness:
                 self.own = [ticket for ticket in self.own if not ticket.event.is_set()]
                 busy = [runner for runner in self.live.runners if runner.moves()]
                 calls = sum(max(1, len(runner.at_work())) for runner in busy)
+                if self._is_read():
+                    continue
                 if self.own and self.own == waiting and calls == len(waiting):
                     self.warn_own(busy)
                     return
         finally:
             self.watching_own = False
+
+    def _is_read(self) -> bool:
+        """Tell whether an output with something inside is in the middle of an `async for`."""
+        return any(
+            edge.used and (reading := of()) is not None and not reading.over
+            for edge, of in zip(self.live.ends, self.readings, strict=True)
+        )
 
     def warn_own(self, busy: Sequence[Runner]) -> None:
         """Name the stages whose calls wait to send to their own run."""

@@ -325,8 +325,11 @@ class Offload(Pool):
 
     def tell_late(self, error: BaseException | None) -> None:
         """Log what a thread raised for which nobody waits any more, unless it was told to stop."""
-        told = (get_cancelled_exc_class(), CancelledError, StageTimeout)
-        if error is not None and not isinstance(error, told):
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.frame.crash(error)
+        elif error is not None and not isinstance(
+            error, (get_cancelled_exc_class(), CancelledError)
+        ):
             tell_late(self.step.name, error)
 
     def count_pace(self, seconds: float, made: int) -> None:

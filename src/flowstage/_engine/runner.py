@@ -26,7 +26,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._envelope import HOLE, Barrier, Envelope, Failure, Fault, Mark, Sentinel
 from .._epoch import Epoch, Flushed
-from .._errors import StageError, safe_repr
+from .._errors import StageError, StageTimeout, safe_repr
 from .._policies import OnError
 from .._stages import MAIN, CallStage, Stage
 from .._stats import Tally
@@ -417,6 +417,8 @@ def check_failed(frame: Frame, seen: int, name: str, error: BaseException | None
 
 def tell_late(name: str, error: BaseException) -> None:
     """Log what is no failure of an item any more, since the item has been let go."""
+    if isinstance(error, StageTimeout):
+        return  # the call was told to stop, and that is what came of it
     logger.warning(
         "stage %r raised %s after its item had been let go",
         name,
@@ -448,6 +450,8 @@ async def own_error(error: BaseException, frame: Frame, name: str) -> BaseExcept
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         frame.crash(error)
         raise Stopped from error
+    if isinstance(error, BaseExceptionGroup):  # a task group beside whose error it was cancelled
+        error = error.split(get_cancelled_exc_class())[1] or error
     if isinstance(error, get_cancelled_exc_class()):
         await checkpoint_if_cancelled()
         unasked = StageError(

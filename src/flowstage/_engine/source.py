@@ -41,7 +41,7 @@ from anyio import (
     get_current_task,
     move_on_after,
 )
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from .._envelope import Barrier, Envelope, Failure, Sentinel
 from .._epoch import Flushed
@@ -58,6 +58,8 @@ from .seats import at_place
 from .slices import SLICE
 from .values import DONE, Values, read, warn_unfinished
 
+TURNS = 5
+"""Turns of the event loop in which a cancellation reaches everybody whom it concerns."""
 READ_IN_A_THREAD = "read it in a thread, with source(..., on=Threads(1))"
 
 
@@ -354,7 +356,7 @@ class SourceRunner(EntryRunner):
         self.items = items
         self.place = stage.on if isinstance(stage, SourceStage) else None
         self.gate: Event | None = None
-        self.owned = False
+        self.owned = self.managed = False
         self.pulled = self.lost = 0
         self.pulling = self.stopping = self.is_done = self.at_gate = False
         self.pull_began = 0.0
@@ -419,23 +421,30 @@ class SourceRunner(EntryRunner):
             with CancelScope() as self.pull_scope, CancelScope() as life:
                 self._pulling()
                 try:
-                    values = await self._open()
+                    values = await self._open(life)
                 finally:
-                    self.pulling = False
+                    self._has_pulled()
+                self.managed = values.managed
                 try:
                     await self._read(values)
                 except BaseException as raised:
                     error = raised
                 self._pulling()
                 try:
-                    late = await self._close(values, self._told(error), life)
+                    late = await self._close(values, await self._told(error), life)
                 finally:
-                    self.pulling = False
+                    self._has_pulled()
             if life.cancelled_caught:
                 warn_unfinished(self.what, self.frame.close_timeout)
             if late is not None:
                 self._fail(late)
-            if error is not None:
+            if self.managed and isinstance(error, get_cancelled_exc_class()):
+                await checkpoint_if_cancelled()
+                # It was none of ours. If the manager has kept it to itself the source has ended.
+                if late is None and not values.swallowed:
+                    self.managed = False
+                    await self._failed_pull(error)
+            elif error is not None:
                 raise error
             if late is not None:
                 raise Stopped
@@ -450,11 +459,26 @@ class SourceRunner(EntryRunner):
         if self.late is not None:
             await self._failed_pull(self.late)
 
-    def _told(self, error: BaseException | None) -> BaseException | None:
+    async def _told(self, error: BaseException | None) -> BaseException | None:
         """Give what a context manager is told of why its source is read no more."""
         if isinstance(error, Enough):
             return None  # nobody wants more: that is an end like any other
-        return self.frame.why if isinstance(error, Stopped) else error
+        if isinstance(error, Stopped):
+            return self.frame.why
+        if self.managed and isinstance(error, get_cancelled_exc_class()):
+            for _ in range(TURNS):  # whoever owns the run learns of its cancellation as well
+                if not self.frame.cancelled:
+                    await cancel_shielded_checkpoint()
+            if self.frame.cancelled:
+                # Its cleanup is shielded, and a scope of its own would take a cancellation that
+                # nothing outside explains for its own. So it is closed as a generator is.
+                return GeneratorExit()
+        return error
+
+    def _has_pulled(self) -> None:
+        """Note that the source is at work no more."""
+        self.pulling = False
+        self.steps[0].tally.busy += perf_counter() - self.pull_began
 
     def _pulling(self) -> None:
         """Leave the line to the pump while the source is at work."""
@@ -532,7 +556,7 @@ class SourceRunner(EntryRunner):
 
     # -- the source -----------------------------------------------------------------------------
 
-    async def _open(self) -> Values:
+    async def _open(self, life: CancelScope) -> Values:
         """Find out what the source is, and begin to read it."""
         context = None
         try:
@@ -550,7 +574,7 @@ class SourceRunner(EntryRunner):
             if context is not None:  # entered, and what it gave is nothing to be read
                 entered = Values(iter(()), is_async=False, what=self.what)
                 entered.keep(context)
-                await entered.close(self.frame.close_timeout, raised)
+                await entered.close_within(life, self.frame.close_timeout, raised)
             self._fail(await own_error(raised, self.frame, self.name))
             raise Stopped from None
         values.keep(context)
@@ -592,6 +616,8 @@ class SourceRunner(EntryRunner):
 
     async def _failed_pull(self, raised: BaseException) -> None:
         """Report what the source raised, unless it is the cancellation of `stop` or of the run."""
+        if self.managed and isinstance(raised, get_cancelled_exc_class()):
+            raise raised  # it may be that of a scope of the manager's, which is asked first
         self._fail(await own_error(raised, self.frame, self.steps[0].name))
         raise Stopped from None
 
@@ -638,13 +664,13 @@ class SourceRunner(EntryRunner):
             try:
                 value = await pull()
             except StopAsyncIteration as raised:
-                self.pulling = False
+                self._has_pulled()
                 if not values.is_async:
                     await self._failed_pull(raised)
                 values.closed = True
                 return False
             except BaseException as raised:
-                self.pulling = False
+                self._has_pulled()
                 await self._failed_pull(raised)
             self.pulling = False
             now = perf_counter()

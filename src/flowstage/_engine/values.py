@@ -34,16 +34,26 @@ class Values:
     Attributes:
         iterator: the (async) iterator.
         is_async: which of the two it is.
+        swallowed: a context manager has kept to itself what it was told of.
     """
 
-    __slots__ = ("_context", "_lent", "closed", "is_async", "iterator", "owned", "what")
+    __slots__ = (
+        "_context",
+        "_lent",
+        "closed",
+        "is_async",
+        "iterator",
+        "owned",
+        "swallowed",
+        "what",
+    )
 
     def __init__(self, iterator: Any, *, is_async: bool, what: str, owned: bool = False) -> None:
         self.iterator = iterator
         self.owned = owned
         self.is_async = is_async
         self.what = what
-        self.closed = False
+        self.closed = self.swallowed = False
         self._context: Any = None
         self._lent = False
 
@@ -64,6 +74,11 @@ class Values:
         except StopIteration:
             self.closed = True
             return DONE
+
+    @property
+    def managed(self) -> bool:
+        """Whether there is a context manager to be left."""
+        return self._context is not None
 
     def lend(self) -> None:
         """Be somebody else's, like a stream that was opened elsewhere: only a generator is closed."""
@@ -109,19 +124,36 @@ class Values:
         raised: BaseException | None = None
         if closing and self.closes():
             try:
-                if self.is_async:
-                    await self.iterator.aclose()
-                else:
+                if not self.is_async:
                     self.iterator.close()
+                elif self._context is None:
+                    await self.iterator.aclose()
+                else:  # scopes of the manager are open, and may be cancelled: what it gave is newer
+                    with CancelScope(shield=True, deadline=scope.deadline) as own:
+                        await self.iterator.aclose()
+                    if own.cancelled_caught:
+                        warn_unfinished(self.what, limit)
             except BaseException as failed:
                 raised = self._error_of(failed, scope)
-        if self._context is not None:
-            context, self._context = self._context, None
-            try:
-                await context.__aexit__(None if error is None else type(error), error, None)
-            except BaseException as failed:
-                raised = self._error_of(failed, scope) if failed is not error else raised
-        return raised
+        if self._context is None:
+            return raised
+        late = await self._leave(scope, error)
+        return raised if late is None else late
+
+    async def _leave(self, scope: CancelScope, error: BaseException | None) -> BaseException | None:
+        """Leave the context manager; give what that raised beside what it was told."""
+        context, self._context = self._context, None
+        # A scope of its own has to see whether a cancellation comes from further out.
+        scope.shield = not isinstance(error, get_cancelled_exc_class())
+        told = None if error is None else type(error)
+        try:
+            self.swallowed = bool(await context.__aexit__(told, error, None))
+        except BaseException as failed:
+            if isinstance(failed, get_cancelled_exc_class()) and scope.cancel_called:
+                raise
+            beside = _beside(failed, error)
+            return None if beside is None else self._error_of(beside, scope)
+        return None
 
     def _error_of(self, raised: BaseException, scope: CancelScope) -> BaseException:
         """Give the error that a cleanup failed with; a cancellation is one unless it is ours.
@@ -138,6 +170,18 @@ class Values:
         error = StageError(f"the cleanup of {self.what} was cancelled from inside")
         error.__cause__ = raised
         return error
+
+
+def _beside(failed: BaseException, told: BaseException | None) -> BaseException | None:
+    """Give what a context manager has raised beside what it was told, which it passes on."""
+    ends = (GeneratorExit, get_cancelled_exc_class())
+    if failed is told:
+        return None
+    if not isinstance(told, ends):
+        return failed
+    if isinstance(failed, BaseExceptionGroup):
+        return failed.split(ends)[1]
+    return None if isinstance(failed, ends) else failed
 
 
 def warn_unfinished(what: str, limit: float) -> None:
