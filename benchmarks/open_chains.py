@@ -57,22 +57,24 @@ async def queue_chain() -> AsyncGenerator[Ends]:
         worker.cancel()
 
 
+async def anyio_stage(
+    step: Step, inlet: MemoryObjectReceiveStream[int], outlet: MemoryObjectSendStream[int]
+) -> None:
+    """One stage as one writes it by hand on anyio: ``async for`` and ``await send``."""
+    with inlet, outlet:
+        async for number in inlet:
+            await outlet.send(await step(number))
+
+
 @asynccontextmanager
 async def anyio_chain() -> AsyncGenerator[Ends]:
     """What one writes by hand on anyio."""
     streams = [anyio.create_memory_object_stream[int](100) for _ in range(len(STEPS) + 1)]
     entry, exit = streams[0][0], streams[-1][1]
 
-    async def work(
-        step: Step, inlet: MemoryObjectReceiveStream[int], outlet: MemoryObjectSendStream[int]
-    ) -> None:
-        with inlet, outlet:
-            async for number in inlet:
-                await outlet.send(await step(number))
-
     async with anyio.create_task_group() as tasks:
         for index, step in enumerate(STEPS):
-            tasks.start_soon(work, step, streams[index][1], streams[index + 1][0])
+            tasks.start_soon(anyio_stage, step, streams[index][1], streams[index + 1][0])
         with entry, exit:
             yield Ends(entry.send, exit.receive)
 

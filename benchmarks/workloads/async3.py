@@ -19,6 +19,7 @@ from benchmarks.functions import (
     plus_one_async,
 )
 from benchmarks.model import Program, Target, Workload
+from benchmarks.open_chains import anyio_stage
 
 END: Any = object()
 
@@ -80,17 +81,10 @@ async def anyio_chain(items: int) -> list[int]:
             for number in range(items):
                 await outlet.send(number)
 
-    async def work(
-        step: Step, inlet: MemoryObjectReceiveStream[int], outlet: MemoryObjectSendStream[int]
-    ) -> None:
-        with inlet, outlet:
-            async for number in inlet:
-                await outlet.send(await step(number))
-
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(feed, streams[0][0])
         for index, step in enumerate(STEPS):
-            tasks.start_soon(work, step, streams[index][1], streams[index + 1][0])
+            tasks.start_soon(anyio_stage, step, streams[index][1], streams[index + 1][0])
         with streams[-1][1] as inlet:
             results = [result async for result in inlet]
     return results

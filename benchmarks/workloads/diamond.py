@@ -4,10 +4,10 @@ import asyncio
 from typing import Any
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from benchmarks.functions import Step, double_async, plus_one_async
 from benchmarks.model import Program, Target, Workload
+from benchmarks.open_chains import anyio_stage
 
 BRANCHES: tuple[Step, ...] = (plus_one_async, double_async)
 END: Any = object()
@@ -78,18 +78,11 @@ async def anyio_diamond(items: int) -> list[int]:
         for branch, _ in branches:
             branch.close()
 
-    async def work(
-        step: Step, inbox: MemoryObjectReceiveStream[int], outbox: MemoryObjectSendStream[int]
-    ) -> None:
-        with inbox, outbox:
-            async for number in inbox:
-                await outbox.send(await step(number))
-
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(feed)
         with outlet:
             for step, (_, inbox) in zip(BRANCHES, branches, strict=True):
-                tasks.start_soon(work, step, inbox, outlet.clone())
+                tasks.start_soon(anyio_stage, step, inbox, outlet.clone())
         with inlet:
             results = [result async for result in inlet]
     return results

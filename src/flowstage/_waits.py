@@ -78,7 +78,7 @@ class Waits:
             return
         if isinstance(runner, SourceRunner) and runner.at_gate:
             yield from self._gate(runner)
-        elif runner.bell.event is None or runner.at_work():
+        elif runner.moves():
             return  # it has been rung, or works besides
         elif runner.waits == "output":
             for edge in runner.waits_at:

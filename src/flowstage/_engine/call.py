@@ -131,10 +131,10 @@ class CallStep(Step):
         else:
             result = await self.within_timeout(lambda: self.start_async(envelope))
         if self.kind in ("filter", "tap"):
-            return bool(self.plainly(result)) if self.kind == "filter" else self.plainly(result)
-        if type(result) is Sentinel:
+            self.plainly(result)
+        elif type(result) is Sentinel:
             raise sentinel_given(self.name)
-        return result
+        return bool(result) if self.kind == "filter" else result
 
     def plainly(self, result: Any) -> Any:
         """Give the result of a filter or tap, which is never meant to be a coroutine.

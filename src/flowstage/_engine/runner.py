@@ -319,7 +319,8 @@ class Runner:
                 try:
                     await wake
                 finally:
-                    edge.writer = None
+                    if edge.writer is bell:
+                        edge.writer = None
                     if bell.event is wake:
                         bell.give_up()
         finally:
