@@ -211,7 +211,7 @@ async def test_a_stage_that_waits_to_feed_is_freed_when_the_run_fails() -> None:
     await pipeline.start()
     await pipeline.process_input_data("bomb", 0.0)
     await pipeline.process_input_data("feed", 0.0)
-    await until(lambda: pipeline.input_queue.full())
+    await until(lambda: pipeline.counter == 4)  # two of them by the stage, which waits with a third
     await wait_all_tasks_blocked()
     go.set()
     with anyio.fail_after(10), pytest.raises(SystemExit):
