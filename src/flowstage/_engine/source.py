@@ -699,6 +699,9 @@ class SourceRunner(EntryRunner):
             await self._enter_hand()
             if self.stopping:
                 return False
+            if plain and self.becomes_fast and self.takes_bursts():
+                self.becomes_fast = False
+                return True  # the first item has shown that the rest may come a burst at a time
             began = perf_counter()
             if began > end:
                 break
