@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Input, Sentinel, StageError, Threads, source
+from flowstage import Failure, Input, Run, Sentinel, StageError, Threads, source
 
-from .accounts import check_accounts, soon
+from .accounts import check_accounts, settle, soon
 
 
 def odd(item: int) -> int:
@@ -134,3 +135,93 @@ async def test_a_sentinel_as_a_result(verb: str, options: dict[str, Any]) -> Non
 
     with soon(), pytest.raises(StageError, match="gave a Sentinel as its result"):
         await getattr(Input[int](), verb)(wrong).collect(range(10), **options)
+
+
+async def one_by_one(count: int) -> AsyncIterator[int]:
+    """Items with room between them for everything else."""
+    for item in range(count):
+        await settle()
+        yield item
+
+
+async def same_later(item: int) -> int:
+    await checkpoint()
+    return item
+
+
+ABOVE: dict[str, Any] = {
+    "an async source": lambda count: source(lambda: one_by_one(count)),
+    "an async function": lambda count: source(range(count)).map(same_later),
+    "both": lambda count: source(lambda: one_by_one(count)).map(same_later),
+}
+above_it = pytest.mark.parametrize("above", ABOVE)
+each_verb = pytest.mark.parametrize("verb", ["map", "filter", "tap"])
+
+
+@above_it
+async def test_plain_functions_in_one_task_with_what_waits(above: str) -> None:
+    """Each does what it does anywhere, and everything is counted."""
+    seen: list[int] = []
+    flow = ABOVE[above](200).map(lambda item: item + 1).filter(odd, name="odd").tap(seen.append)
+    with soon():
+        async with flow.filter(lambda item: item % 5).open() as run:
+            got = [item async for item in run]
+    assert seen == list(range(1, 201, 2))
+    assert got == [item for item in seen if item % 5]
+    report = run.report()
+    assert report.stage("odd").filtered == 100
+    check_accounts(report, over=True)
+
+
+@above_it
+@each_verb
+async def test_plain_functions_that_fail_in_one_task_with_what_waits(above: str, verb: str) -> None:
+    """Whatever they do wrong fails the item there, and the others go on."""
+
+    def wrong(item: int) -> Any:
+        if item % 10 == 3:
+            raise ValueError("mine")
+        if item % 10 == 7:
+            return Sentinel("no")
+        if item % 10 == 9 and verb != "map":
+            return same_later(item)
+        return item if verb != "tap" else None
+
+    flow = getattr(ABOVE[above](40).tap(abs), verb)(wrong, name="wrong").map(abs)
+    with soon():
+        async with flow.open(on_error="emit") as run:
+            events = [event async for event in run.events()]
+    failed = [event.item for event in events if isinstance(event, Failure)]
+    fails = (3, 7) if verb == "map" else (3, 7, 9)
+    assert failed == [item for item in range(40) if item % 10 in fails]
+    assert {event.stage for event in events if isinstance(event, Failure)} == {"wrong"}
+    first = 1 if verb == "filter" else 0  # which takes 0 for false
+    assert [getattr(event, "item", event) for event in events] == list(range(first, 40))
+    check_accounts(run.report(), over=True)
+
+
+@above_it
+@each_verb
+async def test_plain_functions_that_interrupt_in_one_task_with_what_waits(
+    above: str, verb: str
+) -> None:
+    """Their item is gone, and what was in front of it; the rest goes on."""
+    for raises in (False, True):
+        run: Run[Any, int]
+
+        def interrupt(item: int, raises: bool = raises) -> Any:
+            if item == 20:
+                run.interrupt()
+                if raises:
+                    raise ValueError("mine")
+            return True if verb == "filter" else item
+
+        flow = getattr(ABOVE[above](60).tap(abs), verb)(interrupt).map(abs)
+        with soon():
+            async with flow.open(buffer=10) as run:
+                got = [item async for item in run]
+        late = [item for item in got if item >= 20]
+        assert 20 < late[0] < 40
+        assert late == list(range(late[0], 60))
+        assert got[: -len(late)] == list(range(len(got) - len(late)))
+        check_accounts(run.report(), over=True)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Input, Threads, source
+from flowstage import Failure, Graph, Input, Sentinel, Threads, source
 
 from .accounts import check_accounts, settle, soon
 from .conftest import virtual_time
@@ -249,3 +249,164 @@ async def test_one_item_that_gives_without_end_lets_others_run() -> None:
         with soon(), anyio.move_on_after(0.05) as scope:
             await flow.drain()
         assert scope.cancelled_caught
+
+
+Below = dict[str, tuple[tuple[str, Any], ...]]
+BELOW: Below = {
+    "nothing": (),
+    "map": (("map", lambda value: value),),
+    "all three": (
+        ("map", lambda value: value),
+        ("filter", lambda value: True),
+        ("tap", lambda value: None),
+    ),
+}
+
+
+def flow_of(fn: Any, below: str, *, fused: bool, items: Any) -> Any:
+    """A source, a `flat_map` and plain stages; above them an edge, or nothing."""
+    flow: Any = source(items) if fused else source(items).buffer(2)
+    flow = flow.flat_map(fn)
+    for verb, below_fn in BELOW[below]:
+        flow = getattr(flow, verb)(below_fn)
+    return flow
+
+
+each_way = pytest.mark.parametrize(
+    ("below", "fused"), [(below, fused) for below in BELOW for fused in (True, False)]
+)
+
+
+@each_way
+async def test_a_plain_iterable_is_pulled_no_faster_than_there_is_room(
+    below: str, fused: bool
+) -> None:
+    """Once the functions below are known too, in which more is pulled than one value at once."""
+    pulled: list[int] = []
+
+    def values(item: int) -> Iterator[int]:
+        for number in range(3 if item < 5 else 1000):
+            pulled.append(number)
+            yield number
+
+    with soon():
+        async with flow_of(values, below, fused=fused, items=range(6)).open(buffer=4) as run:
+            got, events = 0, aiter(run)
+            for wanted in (0, 1, 7, 20, 300):
+                while got < wanted:
+                    await anext(events)
+                    got += 1
+                await settle()
+                assert got <= len(pulled) <= got + 4 + 1
+    check_accounts(run.report(), over=True)
+
+
+@each_way
+async def test_a_plain_iterable_fails_where_it_fails(below: str, fused: bool) -> None:
+    """Whether it raises or gives a sentinel: the values before it go on, and so do later items."""
+
+    def raises(item: int) -> Iterator[int]:
+        yield from [item] * item
+        if item % 2:
+            raise ValueError("mine")
+
+    def marks(item: int) -> Iterator[Any]:
+        yield from [item] * item
+        if item % 2:
+            yield Sentinel("no")
+            yield item
+
+    for values, error in ((raises, "mine"), (marks, "gave a Sentinel")):
+        flow = flow_of(values, below, fused=fused, items=range(8))
+        with soon():
+            async with flow.open(on_error="emit", buffer=20) as run:
+                events = [event async for event in run.events()]
+        check_accounts(run.report(), over=True)
+        failures = [event for event in events if isinstance(event, Failure)]
+        assert [failure.item for failure in failures] == [1, 3, 5, 7]
+        assert all(error in str(failure.error) for failure in failures)
+        assert [getattr(event, "item", event) for event in events] == [
+            number for item in range(8) for number in [item] * (item + item % 2)
+        ]
+
+
+@each_way
+async def test_a_plain_iterable_that_interrupts_gives_no_more(below: str, fused: bool) -> None:
+    """It is closed, what it gave is gone, and the next items are whole."""
+    closed: list[int] = []
+
+    def values(item: int) -> Iterator[tuple[int, int]]:
+        try:
+            for number in range(10):
+                if (item, number) == (3, 7):
+                    run.interrupt()
+                yield item, number
+        finally:
+            closed.append(item)
+
+    async def items() -> AsyncIterator[int]:
+        for item in range(6):
+            await settle()
+            yield item
+
+    with soon():
+        async with flow_of(values, below, fused=fused, items=items).open(buffer=100) as run:
+            got = [value async for value in run]
+    whole = [(item, number) for item in (0, 1, 2, 4, 5) for number in range(10)]
+    assert [value for value in got if value[0] != 3] == whole
+    of_3 = [number for item, number in got if item == 3]  # read before it went on
+    assert of_3 == list(range(len(of_3)))
+    assert len(of_3) <= 7
+    assert closed == list(range(6))
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+async def test_a_function_below_a_plain_iterable_fails_or_interrupts(fused: bool) -> None:
+    """In the middle of what one item gives: the other values stay as they were, or are gone."""
+
+    def values(item: int) -> Iterator[tuple[int, int]]:
+        for number in range(10):
+            yield item, number
+
+    def refuse(value: tuple[int, int]) -> tuple[int, int]:
+        if value == (2, 4):
+            if interrupts:
+                run.interrupt()
+            raise ValueError("mine")
+        return value
+
+    async def items() -> AsyncIterator[int]:
+        for item in range(4):
+            await settle()
+            yield item
+
+    everything = [(item, number) for item in range(4) for number in range(10)]
+    for interrupts in (False, True):
+        flow = source(items) if fused else source(items).buffer(2)
+        flat = flow.flat_map(values).map(refuse).filter(lambda value: value != (3, 0))
+        with soon():
+            async with flat.open(on_error="skip", buffer=100) as run:
+                got = [value async for value in run]
+        dropped = [(3, 0), *((2, number) for number in (range(4, 10) if interrupts else (4,)))]
+        if interrupts:
+            got = [value for value in got if value[0] != 2]  # of which some may have been read
+            dropped += [(2, number) for number in range(4)]
+        assert got == [value for value in everything if value not in dropped]
+        check_accounts(run.report(), over=True)
+
+
+async def test_a_plain_iterable_is_read_on_while_only_failures_are_wanted() -> None:
+    """Nobody reads the results any more, but the branch of failures does."""
+
+    def values(item: int) -> Iterator[int]:
+        yield from range(5)
+        raise ValueError(item)
+
+    flat = source(range(4)).flat_map(values, on_error="skip")
+    results, failures = flat.map(abs), flat.failures()
+    with soon():
+        async with Graph(results, failures).open(buffer=2) as run:
+            run.output(results).close()
+            assert [failure.item async for failure in run.output(failures)] == list(range(4))
+    check_accounts(run.report(), over=True)

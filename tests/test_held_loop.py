@@ -92,6 +92,9 @@ LINES: dict[str, Callable[[Flow[Any, Any], Any], Flow[Any, Any]]] = {
     "first of a line": lambda flow, fn: flow.map(fn, name="slow").map(abs, name="b"),
     "last of a line": lambda flow, fn: flow.map(abs, name="b").filter(abs).map(fn, name="slow"),
     "behind an async one": lambda flow, fn: flow.map(later).buffer(3).map(fn, name="slow"),
+    "fused to an async one": lambda flow, fn: flow.map(later).map(fn, name="slow"),
+    "a filter fused to an async one": lambda flow, fn: flow.map(later).filter(fn, name="slow"),
+    "a tap fused to an async one": lambda flow, fn: flow.map(later).tap(fn, name="slow"),
     "with a retry": lambda flow, fn: flow.map(fn, retry=Retry(2), name="slow"),
     "below a flat_map": lambda flow, fn: flow.flat_map(lambda n: [n]).map(fn, name="slow"),
     "flat_map": lambda flow, fn: flow.flat_map(lambda item: [fn(item)], name="slow"),
@@ -108,6 +111,11 @@ async def one_of(item: Any) -> AsyncIterator[Any]:
     yield item
 
 
+async def one_by_one() -> AsyncIterator[int]:
+    for item in range(1, 100):
+        yield item
+
+
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 async def test_every_inline_call(
     line: Callable[[Flow[Any, Any], Any], Flow[Any, Any]],
@@ -122,17 +130,19 @@ async def test_every_inline_call(
         return item
 
     for options in ({}, {"timing": True}, {"observers": [Observer()]}, {"buffer": 1}):
-        for flow, items in ((Input[int](), range(1, 100)), (source(range(1, 100)), None)):
+        numbers = Input[int]()
+        for flow, items in (
+            (numbers, range(1, 100)),
+            (source(range(1, 100)), None),
+            (source(one_by_one), None),
+        ):
             with soon():
                 report = await line(flow, hold).drain(items, **options)
             check(report, caplog)
 
 
 async def test_an_async_function_before_it(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """In one task with it: what the async one waits for is not held, what the plain one takes is.
-
-    Of an async function that hardly waits only a sample is timed, and what is behind it likewise.
-    """
+    """In one task with it: what the async one waits for is not held, what the plain one takes is."""
 
     async def wait(item: int) -> int:
         clock.hold(0.01)

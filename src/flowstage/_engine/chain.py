@@ -4,9 +4,11 @@ A chain has two ways of calling its stages. The careful way (`process`) takes on
 them and can do everything; the first item always goes that way, which is how a stage that is only seen
 to be async when it is called becomes known. The fast way is for stages that are nothing but calls, and
 needs no envelopes. Plain functions are called stage by stage for a burst of values, no more than
-there is room for downstream and than half a millisecond takes; an async function is called for value
-after value. Each burst, or one call in `SAMPLE`, is timed for the report. Where the times of items are kept
-(`burst_timed`) they travel in envelopes, and every call is timed.
+there is room for downstream and than half a millisecond takes (`through`), and so are they for what a
+`flat_map` makes of one item (`spread`); an async function is called for value after value, and the
+plain ones below it or below an async source likewise (`carry`). Each burst, or one call in `SAMPLE`, is
+timed for the report. Where the times of items are kept (`burst_timed`) they travel in envelopes, and
+every call is timed.
 
 Counts are derived from the edges wherever they can be, so the fast way counts nothing but what it
 takes. Between two `flat_map`s every item that entered has left, was dropped, or is the one in hand.
@@ -15,7 +17,7 @@ takes. Between two `flat_map`s every item that entered has left, was dropped, or
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from time import perf_counter
 from typing import Any
 
@@ -24,22 +26,32 @@ from anyio.lowlevel import checkpoint
 
 from .._clock import Times
 from .._envelope import HOLE, Envelope, Failure, Sentinel
+from .._epoch import Flushed
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
 from .._wires import EMPTY, Bare, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, has_sentinel, sentinel_given
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
-from .values import DONE, Values, read
+from .values import DONE, STRIDE, Values, read
 
 SAMPLE = 32
 """Of the calls of an async function that hardly waits, one in so many is timed."""
 SLOW_CALL = 2e-5
 """Seconds from which on every call is timed: timing costs a microsecond."""
-STRIDE = 32
-"""The most calls of plain functions between two looks at the time."""
 
 Piece = tuple[int, Any, BaseException | None]
 """Part of a burst: the number of a stage and the values that it is to be given, or one of them and
 the error with which it failed there."""
+
+
+Plain = tuple[int, Callable[[Any], Any], str, CallStep]
+"""The number of a stage whose function is plain, the function, which kind it is, and the stage."""
+
+
+class Broken(Exception):
+    """A plain function has failed, and on what value."""
+
+    def __init__(self, step: CallStep, value: Any, error: BaseException) -> None:
+        self.step, self.value, self.error = step, value, error
 
 
 class Chain(Runner):
@@ -48,6 +60,7 @@ class Chain(Runner):
     Attributes:
         at: the index of the stage that has the item in hand.
         unwanted: results that nobody took, while the failures were still wanted.
+        spreadable: the `flat_map`s whose values could go on a burst at a time, and whether they do.
     """
 
     def __init__(
@@ -82,6 +95,8 @@ class Chain(Runner):
         self.stride = STRIDE  # calls between two looks at the time
         for step in self.calls:
             step.tally.sampled = True
+        flat = [at for at, step in enumerate(self.calls) if isinstance(step.stage, FlatMapStage)]
+        self.spreadable = {at: False for at in flat if self._can_spread(at)}
 
     # -- the careful way ------------------------------------------------------------------------
 
@@ -132,7 +147,12 @@ class Chain(Runner):
             source = None
             try:
                 source = await open_values(step, envelope)
-                while (value := await pull(step, source, envelope)) is not DONE:
+                while True:
+                    if not source.is_async and self.spreads(index):
+                        await self.spread(step, source, envelope, index)
+                    value = DONE if source.closed else await pull(step, source, envelope)
+                    if value is DONE:
+                        break
                     self.check()
                     count += 1
                     tally.given += not last  # the next stage has it now
@@ -169,6 +189,86 @@ class Chain(Runner):
         tally.done += 1
 
     # -- the fast way ---------------------------------------------------------------------------
+
+    def _can_spread(self, index: int) -> bool:
+        """Tell whether what a `flat_map` makes of an item could go on a burst at a time.
+
+        It could if nobody looks at single values, and the functions below turn out to be plain.
+        """
+        step, *below = self.calls[index:]
+        if not (self.frame.plain and step.simple and self.outlet.bulk):
+            return False
+        if self.outlet.aligned and any(call.kind != "map" for call in below):
+            return False
+        return all(call.simple and call.kind for call in below)
+
+    def spreads(self, index: int) -> bool:
+        """Tell whether it does: whether the functions below are known to be plain."""
+        if index not in self.spreadable:
+            return False
+        if not self.spreadable[index]:
+            below = self.calls[index + 1 :]
+            self.spreadable[index] = all(call.settled for call in below)
+            if any(call.awaits for call in below):
+                del self.spreadable[index]
+                return False
+        return self.spreadable[index]
+
+    async def spread(self, step: CallStep, values: Values, envelope: Envelope, index: int) -> None:
+        """Take the values of an iterable through the plain stages below, a burst at a time.
+
+        It returns when there are no more, or when only failures are wanted any more.
+
+        Raises:
+            CallFailed: the iterable raised, or gave a sentinel.
+        """
+        tally = step.tally
+        last = index + 1 == len(self.calls)
+        while not values.closed:
+            most = min(self.outlet.space(), self.many)
+            if not most:
+                await self.wait_space()
+                if not self.outlet.open:
+                    return
+                continue
+            self.at = index
+            got: list[Any] = []
+            error: BaseException | None = None
+            began = perf_counter()
+            tally.working[envelope] = (began, envelope.value)
+            try:
+                values.next_into(got, most, LONGEST_TURN)
+            except BaseException as raised:
+                error = raised
+            del tally.working[envelope]
+            if has_sentinel(got):
+                got = list(takewhile(lambda value: type(value) is not Sentinel, got))
+                error = sentinel_given(step.name)
+            pulled, count = perf_counter(), len(got)
+            asked = count + (error is not None or values.closed)
+            tally.calls.record((pulled - began) / asked, asked)
+            if pulled - began > LONGEST_HOLD:
+                step.held(pulled - began)
+            if error is not None:
+                error = await own_error(error, self.frame, step.name)
+            self.check_failed(step.name, error)
+            if not last:
+                tally.given += count  # the next stage has them now
+            try:
+                if broken := self.through(got, index + 1, pulled):
+                    await self.mend(broken)
+            except Flushed:
+                self.check_failed(step.name, error)
+                raise
+            if last:
+                tally.given += count
+            got = broken = []  # or they would live on while the next ones have no room
+            if error is not None:
+                try:
+                    raise CallFailed(error, 1) from None
+                finally:
+                    del error  # or this frame and its traceback would keep each other
+            await self.rest_after(perf_counter() - began, count)
 
     def is_timed(self) -> bool:
         """Tell whether every stage is a bare call of which the items' times are kept."""
@@ -273,7 +373,7 @@ class Chain(Runner):
             return False
         if any(step.awaits for step in calls[1:]):
             return False
-        return not (calls and calls[0].awaits) or all(step.kind == "map" for step in calls)
+        return not (calls and calls[0].awaits and calls[0].kind != "map")
 
     def way(self) -> Callable[[Edge], Awaitable[None]] | None:
         """Give the fast way that suits these stages, once their nature is known."""
@@ -560,8 +660,7 @@ class Chain(Runner):
 
         One tight loop, longer than it should be, because each line is paid for by every item.
         """
-        pairs = [(step.fn, step) for step in self.calls[1:]]
-        timed = [(timed_plain(step), step) for step in self.calls[1:]]
+        below = self.plain_calls(1)
         first, put_value, epoch = self.calls[0], self.outlet.put_value, self.frame.epoch
         fn_of_first = first.fn
         head, seen, until_sample = inlet.head, self.seen, self.until_sample
@@ -589,28 +688,30 @@ class Chain(Runner):
                         turn, began = 0, self.woke
                     continue
                 value = value.value
-            step, given = first, value
+            given, sample = value, 0
             self.at = 0
             try:
                 if until_sample:
                     until_sample -= 1
                     value = await fn_of_first(value)
-                    below = pairs
                 else:
-                    self.until_sample, self.gap = self.gap, SAMPLE
+                    sample, self.until_sample, self.gap = SAMPLE, self.gap, SAMPLE
                     value = await self.timed(first, value)
-                    until_sample, below = self.until_sample, timed
+                    until_sample = self.until_sample
                 if type(value) is Sentinel:
                     raise sentinel_given(first.name)
-                for fn, step in below:
-                    if seen != epoch.number:
-                        break
-                    given = value
-                    value = fn(value)
-                    if type(value) is Sentinel:
-                        raise sentinel_given(step.name)
+                if below and seen == epoch.number:
+                    value = self.carry(value, below, sample)
+            except Flushed:
+                raise
+            except Broken as broken:
+                await self.failed_fast(broken.step, broken.value, broken.error)
+                if turn_over(turn := turn + 1, began):
+                    await self.rest()
+                    turn, began = 0, self.woke
+                continue
             except BaseException as error:
-                await self.failed_fast(step, given, error)
+                await self.failed_fast(first, given, error)
                 if turn_over(turn := turn + 1, began):
                     await self.rest()
                     turn, began = 0, self.woke
@@ -619,17 +720,65 @@ class Chain(Runner):
                 self.check()
             turn += 1
             try:
-                placed = put_value(value)
+                placed = value is DONE or put_value(value)
             except Enough:
                 placed = False  # `give` finds out whether the failures are still wanted
             if not placed:
-                self.at = len(pairs)
+                self.at = len(below)
                 if not await self.give(Envelope(value), self.outlet):
                     self.unwanted += 1
             elif (turn & 15 and until_sample) or not turn_over(turn, began):
                 continue  # the time of calls that have been slow is looked at after each
             await self.rest()
             turn, began = 0, self.woke
+
+    def plain_calls(self, index: int) -> list[Plain]:
+        """Give the calls from `index` on as `carry` wants them."""
+        calls = self.calls
+        return [(at, calls[at].fn, calls[at].kind, calls[at]) for at in range(index, len(calls))]
+
+    def carry(self, value: Any, calls: Sequence[Plain], sample: int) -> Any:
+        """Take one value through plain functions; give what comes out, or `DONE` if none does.
+
+        Args:
+            value: what the first of them is given.
+            calls: the functions, as `plain_calls` gives them.
+            sample: for how many calls each of these stands in the report, if for any.
+
+        Raises:
+            Broken: a function failed.
+            Flushed: one has interrupted the run.
+        """
+        seen, epoch = self.seen, self.frame.epoch
+        now = perf_counter()
+        for self.at, fn, kind, step in calls:
+            began, keep = now, True
+            try:
+                result = fn(value)
+                if kind == "filter":
+                    keep = result is True or (result is not False and bool(step.plainly(result)))
+                elif kind == "tap":
+                    if result is not None:
+                        step.plainly(result)
+                elif type(result) is Sentinel:
+                    raise sentinel_given(step.name)
+            except BaseException as error:
+                raise Broken(step, value, error) from None
+            finally:
+                now = perf_counter()
+                spent = now - began
+                if sample or spent > SLOW_CALL:
+                    step.tally.calls.record(spent, 1 if spent > SLOW_CALL else sample)
+                    if spent > LONGEST_HOLD:
+                        step.held(spent)
+            if seen != epoch.number:
+                raise Flushed
+            if kind == "map":
+                value = result
+            elif not keep:
+                step.tally.filtered += 1
+                return DONE
+        return value
 
     async def timed(self, step: CallStep, value: Any) -> Any:
         """Call an async function and count how long it took, for itself and its like."""
@@ -711,23 +860,6 @@ class Chain(Runner):
 def turn_over(count: int, began: float) -> bool:
     """Tell whether other tasks are due a turn, after so many items since a moment."""
     return count >= MOST_IN_A_TURN or perf_counter() - began > LONGEST_TURN
-
-
-def timed_plain(step: CallStep) -> Callable[[Any], Any]:
-    """Make of a stage's plain function one that counts how long it took."""
-    fn, tally = step.fn, step.tally
-
-    def timed(value: Any) -> Any:
-        began = perf_counter()
-        try:
-            return fn(value)
-        finally:
-            spent = perf_counter() - began
-            tally.calls.record(spent)
-            if spent > LONGEST_HOLD:
-                step.held(spent)
-
-    return timed
 
 
 async def open_values(step: CallStep, envelope: Envelope) -> Any:

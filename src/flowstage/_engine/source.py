@@ -30,7 +30,6 @@ from collections.abc import (
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable, iscoroutine
-from itertools import islice
 from time import perf_counter
 from typing import Any, Never
 
@@ -51,7 +50,7 @@ from .._stages import SourceStage
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
 from .call import has_sentinel
-from .chain import STRIDE, Chain
+from .chain import SAMPLE, Broken, Chain, Plain
 from .haul import Haul
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
 from .seats import at_place
@@ -644,6 +643,7 @@ class SourceRunner(EntryRunner):
         put = outlet.put_value if is_bare else outlet.put
         plain, tally, line = not values.is_async, self.steps[0].tally, self.line
         direct, bounded, epoch = not self.calls, self.bounded, self.frame.epoch
+        calls = self.plain_calls(0) if self.is_plain() else None
         pull = values.iterator.__anext__ if values.is_async else values.next
         began = perf_counter()
         end = began + LONGEST_TURN
@@ -692,16 +692,22 @@ class SourceRunner(EntryRunner):
                     began = now  # giving counts as part of the pull: it is little
                     continue
                 self.pulled -= 1
-            self.hand.append(value)
-            if scope is not None and scope.cancel_called:
-                return False  # what came in the same moment as `stop` enters outside the scope
-            value = None
-            await self._enter_hand()
+            stopped = scope is not None and scope.cancel_called
+            if calls and not (line.tickets or stopped or type(value) is Sentinel):
+                self.pulled += 1
+                await self._carry_in(value, calls)
+                value = None
+            else:
+                self.hand.append(value)
+                if stopped:
+                    return False  # what came in the same moment enters outside the scope
+                value = None
+                await self._enter_hand()
             if self.stopping:
                 return False
-            if plain and self.becomes_fast and self.takes_bursts():
+            if self.becomes_fast and self.is_plain():
                 self.becomes_fast = False
-                return True  # the first item has shown that the rest may come a burst at a time
+                return True  # the first item has shown that the rest may go in another way
             began = perf_counter()
             if began > end:
                 break
@@ -780,6 +786,30 @@ class SourceRunner(EntryRunner):
             else:
                 await self.process(envelope)
 
+    async def _carry_in(self, value: Any, calls: Sequence[Plain]) -> None:
+        """Take one value into the graph through plain functions."""
+        if self.until_sample:
+            self.until_sample -= 1
+            sample = 0
+        else:
+            self.until_sample, self.gap, sample = self.gap, SAMPLE, SAMPLE
+        try:
+            value = self.carry(value, calls, sample)
+        except Broken as broken:
+            await self.failed_fast(broken.step, broken.value, broken.error)
+            return
+        try:
+            placed = value is DONE or self.outlet.put_value(value)
+        except Enough:
+            placed = False  # `give` finds out whether the failures are still wanted
+        if not placed:
+            self.at = len(calls) - 1
+            await self.give_late(Envelope(value))
+
+    def is_plain(self) -> bool:
+        """Tell whether all fused stages are bare calls of functions that are known to be plain."""
+        return self.is_fast() and not any(step.awaits for step in self.calls)
+
     def may_wait(self) -> bool:
         """Tell whether a fused stage may wait for something: that has to end at an interrupt."""
         return any(
@@ -818,12 +848,7 @@ class SourceRunner(EntryRunner):
         self.old = 0
         error: BaseException | None = None
         try:
-            while len(got) < most and not values.closed:
-                due = min(len(got) + STRIDE, most)
-                got.extend(islice(values.iterator, due - len(got)))
-                values.closed = len(got) < due
-                if perf_counter() - began > LONGEST_TURN:
-                    break
+            values.next_into(got, most, LONGEST_TURN)
         except BaseException as raised:
             error = raised
         self.got = None

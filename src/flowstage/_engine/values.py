@@ -16,6 +16,8 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from itertools import islice
+from time import perf_counter
 from typing import Any
 
 from anyio import CancelScope, current_time, get_cancelled_exc_class
@@ -23,6 +25,9 @@ from anyio import CancelScope, current_time, get_cancelled_exc_class
 from .._errors import StageError, safe_repr
 
 logger = logging.getLogger("flowstage")
+
+STRIDE = 32
+"""The most values or calls between two looks at the time, where each is expected to be quick."""
 
 DONE: Any = type("Done", (), {"__repr__": lambda self: "<done>"})()
 """What `Values.next` gives when there are no more."""
@@ -74,6 +79,20 @@ class Values:
         except StopIteration:
             self.closed = True
             return DONE
+
+    def next_into(self, got: list[Any], most: int, seconds: float) -> None:
+        """Add the next values of a plain iterable to a list, until it holds so many of them.
+
+        What it raises goes through, and what it gave before is in the list. When some time is over
+        it stops, though it looks at the time only now and then.
+        """
+        end = perf_counter() + seconds
+        while len(got) < most and not self.closed:
+            due = min(len(got) + STRIDE, most)
+            got.extend(islice(self.iterator, due - len(got)))
+            self.closed = len(got) < due
+            if perf_counter() > end:
+                return
 
     @property
     def managed(self) -> bool:
