@@ -354,6 +354,8 @@ async def test_a_call_under_way_counts(before: int) -> None:
             await settle(200)
             await anyio.sleep(0.02)
             name = next(stage.name for stage in run.report().stages if "nap" in stage.name)
+            while run.report().stage(name).in_hand:
+                await anyio.sleep(0.001)
             for _ in range(width):
                 await run.send(LAST)
             while (first := run.report()).stage(name).in_hand < width:

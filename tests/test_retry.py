@@ -154,7 +154,7 @@ async def test_a_timeout_may_be_named(options: dict[str, Any]) -> None:
         with soon():
             got = (
                 await Input[int]()
-                .map(slow_twice, timeout=0.01, retry=again, **options)
+                .map(slow_twice, timeout=0.05, retry=again, **options)
                 .collect([1])
             )
         assert got == [1]
