@@ -23,6 +23,7 @@ from flowstage._engine import (
     chain,
     hooks,
     join,
+    line,
     offload,
     pool,
     runner,
@@ -415,15 +416,15 @@ def old_items_that_a_thread_brings(patch: pytest.MonkeyPatch) -> None:
 
 def a_sentinel_that_remembers_how_far_it_was(patch: pytest.MonkeyPatch) -> None:
     """The next one begins where the one was that an interrupt discarded."""
-    original = source.Line._clear
+    original = line.Line._clear
 
-    def clear(self: source.Line, state: str) -> int:
+    def clear(self: line.Line, state: str) -> int:
         begun = self.begun
         items = original(self, state)
         self.begun = begun
         return items
 
-    patch.setattr(source.Line, "_clear", clear)
+    patch.setattr(line.Line, "_clear", clear)
 
 
 def a_sentinel_withdrawn_half_way(patch: pytest.MonkeyPatch) -> None:
@@ -469,7 +470,7 @@ def a_source_that_nobody_can_release(patch: pytest.MonkeyPatch) -> None:
 
 def a_line_that_grows(patch: pytest.MonkeyPatch) -> None:
     """Sentinels that have passed already stay in line before a source that is not open yet."""
-    patch.setattr(source.Line, "drop_passed", lambda self, number: None)
+    patch.setattr(line.Line, "drop_passed", lambda self, number: None)
 
 
 def a_merge_that_does_not_count_all(patch: pytest.MonkeyPatch) -> None:

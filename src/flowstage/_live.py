@@ -40,8 +40,8 @@ from ._clock import Times
 from ._engine import EntryRunner, Runner, SourceRunner, runner_for
 from ._engine.call import CallStep
 from ._engine.join import ConcatRunner
+from ._engine.line import Ticket
 from ._engine.runner import Step
-from ._engine.source import Ticket
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
 from ._errors import BufferOverflow, DeadlockError, note_failure, note_later, safe_repr

@@ -25,7 +25,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if
 
 from ._account import report_of
 from ._engine import InputRunner
-from ._engine.source import Ticket
+from ._engine.line import Ticket
 from ._engine.values import read
 from ._envelope import Envelope, Failure, Sentinel
 from ._errors import ClosedError, GraphError, safe_repr

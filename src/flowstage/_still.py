@@ -33,7 +33,7 @@ from ._waits import Waits, in_words, may_get_more, senders
 
 if TYPE_CHECKING:
     from ._engine import Runner
-    from ._engine.source import Ticket
+    from ._engine.line import Ticket
     from ._live import Live
 
 logger = logging.getLogger("flowstage")

@@ -21,13 +21,14 @@ from .._stages import (
 from .._wires import Outlet
 from .bursts import BurstOffload, fits
 from .chain import Chain
+from .entry import EntryRunner, InputRunner
 from .flat_bursts import FlatBurstOffload
 from .join import ConcatRunner, GatherRunner, MergeRunner, ZipLatestRunner, ZipRunner
 from .offload import Offload
 from .pool import Pool
 from .reshape import BatchRunner
 from .runner import Frame, Runner
-from .source import EntryRunner, InputRunner, SourceRunner
+from .source import SourceRunner
 from .split import BalanceRunner, RouteRunner
 from .transform import TransformRunner
 

@@ -1,14 +1,8 @@
-"""Where items enter: push inputs and sources, and the one order of the sentinels.
+"""A source, pulled into the graph item by item.
 
-An `Entry` owns the outlet where items enter the graph. What cannot be placed at once stands in its
-line: sends and sentinels, in the order in which they came. A sentinel gets its number and its place
-in every entry's line in one step, so that all entries agree on the order of all sentinels.
-
-* A push input has a pump, which moves the line whenever there is room.
-* A source has a feeder besides, which pulls an item, takes it through the inline stages fused to it,
-  and gives it. The feeder moves the line before each pull. While a pull is in flight the pump does:
-  so a sentinel never stands between the values that a `flat_map` makes of one item, and never waits
-  for an item that may not come.
+Its feeder pulls an item, takes it through the inline stages fused to it, and gives it. It moves the
+line of the entry before each pull. While a pull is in flight the pump does: so a sentinel never stands
+between the values that a `flat_map` makes of one item, and never waits for an item that may not come.
 
 A pull is never cancelled to be repeated. `stop` cancels the one in flight, once, and the source is
 closed. An interrupt does not touch it: the item that it gives belongs to the new epoch.
@@ -31,26 +25,26 @@ from contextlib import suppress
 from functools import partial
 from inspect import isawaitable, iscoroutine
 from time import perf_counter
-from typing import Any, Never
+from typing import Any
 
 from anyio import (
     CancelScope,
     Event,
     get_cancelled_exc_class,
-    get_current_task,
     move_on_after,
 )
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from .._envelope import Barrier, Envelope, Failure, Sentinel
+from .._envelope import Envelope, Failure, Sentinel
 from .._epoch import Flushed
-from .._errors import NO_ITEM, ClosedError, safe_repr
+from .._errors import NO_ITEM, safe_repr
 from .._places import Threads
 from .._stages import SourceStage
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
 from .call import has_sentinel
-from .chain import SAMPLE, Broken, Chain, Plain
+from .chain import SAMPLE, Broken, Plain
+from .entry import EntryRunner
 from .haul import Haul
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
 from .seats import at_place
@@ -60,273 +54,6 @@ from .values import DONE, Values, read, warn_unfinished
 TURNS = 5
 """Turns of the event loop in which a cancellation reaches everybody whom it concerns."""
 READ_IN_A_THREAD = "read it in a thread, with source(..., on=Threads(1))"
-
-
-class Ticket:
-    """A thing that waits in line for its place.
-
-    Attributes:
-        state: "waiting", "begun" (a sentinel that has gone out on some of the outlets), "placed",
-            "discarded" (an interrupt) or "refused" (`stop`).
-        task: whose task of the user's code waits for it; 0 when nobody does.
-    """
-
-    __slots__ = ("event", "state", "task", "thing")
-
-    def __init__(self, thing: Envelope | Barrier) -> None:
-        self.thing = thing
-        self.event = Event()
-        self.state = "waiting"
-        self.task = 0
-
-    def settle(self, state: str) -> None:
-        """Tell whoever waits what became of the thing."""
-        self.state = state
-        self.event.set()
-
-
-class Line:
-    """What waits to enter at one outlet.
-
-    Attributes:
-        closed: no more is taken in.
-        dormant: the entry is not opened yet (it stands behind a `concat`), or it has ended.
-        discarded: items that an interrupt took out of the line.
-    """
-
-    def __init__(self, outlet: Outlet, outlets: Sequence[Outlet]) -> None:
-        self.outlet = outlet
-        self.outlets = outlets  # where a sentinel goes, one after the other
-        self.begun = 0
-        self.tickets: deque[Ticket] = deque()
-        self.closed = False
-        self.discarded = 0
-        self.changed: Callable[[], None] = lambda: None  # told of what joins
-        self.moved: Callable[[], None] = lambda: None  # told of what has left without its place
-
-    def place(self) -> bool:
-        """Place what can be placed; tell whether the line is empty now.
-
-        Raises:
-            Enough: nobody wants more.
-        """
-        outlet, tickets = self.outlet, self.tickets
-        while tickets:
-            thing = tickets[0].thing
-            if isinstance(thing, Barrier):
-                if not self._place_barrier(tickets[0], thing):
-                    return False
-            elif not outlet.put(thing):
-                return False
-            elif thing.clock is not None and len(thing.clock) == 1:
-                thing.clock[0] = perf_counter()  # its time begins when it is inside
-            tickets.popleft().settle("placed")
-        return True
-
-    def _place_barrier(self, ticket: Ticket, barrier: Barrier) -> bool:
-        """Place a sentinel on every outlet; tell whether it is on all of them now."""
-        outlets = self.outlets
-        while self.begun < len(outlets):
-            try:
-                if not outlets[self.begun].put_mark(barrier):
-                    return False
-            except Enough:
-                if not any(outlet.open for outlet in outlets):
-                    raise
-            self.begun += 1
-            ticket.state = "begun"
-        self.begun = 0
-        return True
-
-    @property
-    def full(self) -> Outlet:
-        """The outlet that has no room for what is first in line."""
-        return self.outlets[self.begun]
-
-    def join(self, thing: Envelope | Barrier) -> Ticket:
-        """Stand a thing in line."""
-        ticket = Ticket(thing)
-        self.tickets.append(ticket)
-        self.changed()
-        return ticket
-
-    def drop_passed(self, number: int) -> None:
-        """Drop the latest sentinels in line, up to a number, when a later one is about to join.
-
-        While a `concat` has not come to this entry it has its sentinels from another one. Those that
-        it has passed already are of use here for joins before it only, and they need the last.
-        """
-        tickets = self.tickets
-        while tickets and tickets[-1].state == "waiting":
-            thing = tickets[-1].thing
-            if not isinstance(thing, Barrier) or thing.number > number:
-                return
-            tickets.pop().settle("placed")
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """Take a thing out of the line whose owner wants it no more."""
-        if ticket.state == "waiting":
-            self.tickets.remove(ticket)
-            self.moved()  # there may be room for what stood behind it
-
-    def forget(self) -> int:
-        """Discard the line at an interrupt; give the number of items."""
-        items = self._clear("discarded")
-        self.discarded += items
-        return items
-
-    def refuse_items(self) -> None:
-        """Refuse the items in line at `stop`; sentinels of the run keep their place."""
-        kept = [ticket for ticket in self.tickets if type(ticket.thing) is Barrier]
-        refused = [ticket for ticket in self.tickets if type(ticket.thing) is Envelope]
-        self.tickets = deque(kept)
-        for ticket in refused:
-            ticket.settle("refused")
-
-    def refuse_all(self) -> None:
-        """Refuse everything when the entry is no more."""
-        self._clear("refused")
-
-    def _clear(self, state: str) -> int:
-        tickets, self.tickets = self.tickets, deque()
-        self.begun = 0
-        for ticket in tickets:
-            ticket.settle(state)
-        return sum(type(ticket.thing) is Envelope for ticket in tickets)
-
-
-class EntryRunner(Chain):
-    """Where items enter.
-
-    Attributes:
-        line: what waits to enter.
-        open: nothing has ended here yet: sentinels still enter.
-        gated: only a later input of a `concat` reads what enters here, and not yet. Sentinels stand
-            in line as everywhere, but nobody waits for them to be placed.
-    """
-
-    def __init__(
-        self,
-        frame: Frame,
-        steps: Sequence[Step],
-        inlets: Sequence[Edge],
-        outlets: Mapping[Hashable, Outlet],
-    ) -> None:
-        super().__init__(frame, steps, inlets, outlets)
-        self.line = Line(self.outlet, self.exits)
-        self.line.changed = self.line.moved = self.bell.ring
-        self.open = True
-        self.gated = False
-
-    def conclude(self) -> None:
-        self.open = False
-        self.line.closed = True
-        self.line.refuse_all()
-        super().conclude()
-
-    def hasten(self) -> None:
-        """Place what stands in line now, as far as there is room and nobody else is at it."""
-        with suppress(Enough):
-            self.line.place()
-
-    def takes_sentinels(self) -> bool:
-        """Tell whether a sentinel has to be placed here."""
-        return self.open and self.wanted()
-
-    def hold_back(self) -> None:
-        self.gated = True
-
-    def on_want(self) -> Sequence[Edge]:
-        self.gated = False
-        return ()
-
-    def close_input(self) -> None:
-        """Take no more; `End` follows what was accepted."""
-        self.line.closed = True
-        self.bell.ring()
-
-    def stop(self) -> None:
-        """Take no more, not even what waits in line."""
-        self.line.closed = True
-        self.line.refuse_items()
-        self.bell.ring()
-
-    def discard(self) -> int:
-        return self.line.forget() + super().discard()
-
-
-class InputRunner(EntryRunner):
-    """A push input: `send` places items itself while there is room, the pump does the rest."""
-
-    def takes_sentinels(self) -> bool:
-        return super().takes_sentinels() and not self.line.closed  # it has ended, or is about to
-
-    def place(self, envelope: Envelope) -> bool:
-        """Place an item now; tell whether there was room, and nobody in line.
-
-        Raises:
-            ClosedError: the input takes no more.
-        """
-        self.check_open()
-        if self.line.tickets:
-            return False
-        try:
-            return self.outlet.put(envelope)
-        except Enough:
-            self._refuse()
-
-    async def wait_place(self, envelope: Envelope) -> None:
-        """Wait in line for room."""
-        ticket = self.line.join(envelope)
-        ticket.task = get_current_task().id
-        self.frame.note_wait(ticket)
-        try:
-            await ticket.event.wait()
-        except BaseException:
-            self.line.withdraw(ticket)
-            raise
-        if ticket.state == "refused":
-            if self.frame.cancelled:
-                await checkpoint_if_cancelled()  # in the run's own scope that is what has happened
-            self._refuse()
-
-    def check_open(self) -> None:
-        """Refuse what comes too late.
-
-        Raises:
-            ClosedError: the input takes no more.
-        """
-        if self.line.closed or not self.outlet.open:
-            self._refuse()
-
-    def _refuse(self) -> Never:
-        why = self.frame.why
-        what = f"input {self.name!r} takes no more items"
-        raise ClosedError(what if why is None else f"{what}: the run has failed") from why
-
-    async def serve(self) -> None:
-        """Move the line when there is room, until the input is closed and the line empty."""
-        line = self.line
-        while True:
-            if not line.place():
-                await self.wait_room(line.full, line.tickets[0].thing)
-            elif line.closed:
-                return
-            else:
-                self.since = began = perf_counter()
-                self.waits, self.waits_at = "sends", ()
-                try:
-                    await self.bell.wait()
-                finally:
-                    self.waits = ""
-                    self.steps[0].tally.waiting += perf_counter() - began
-                self.check()
-
-    def refresh(self) -> None:
-        tally = self.steps[0].tally
-        tally.given = tally.done = self.outlet.given
-        tally.discarded = self.line.discarded
-        tally.taken = tally.done + tally.discarded
 
 
 class SourceRunner(EntryRunner):
