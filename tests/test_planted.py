@@ -25,6 +25,7 @@ from flowstage._engine import (
     join,
     line,
     offload,
+    origin,
     pool,
     runner,
     seats,
@@ -87,7 +88,7 @@ def ordered_graphs() -> None:
 
 def a_pull_that_stop_may_lose(patch: pytest.MonkeyPatch) -> None:
     """A checkpoint between getting a value and holding it."""
-    original = source.read
+    original = origin.read
 
     class Late:
         def __init__(self, iterator: Any) -> None:
@@ -105,7 +106,7 @@ def a_pull_that_stop_may_lose(patch: pytest.MonkeyPatch) -> None:
             values.iterator = Late(values.iterator)
         return values
 
-    patch.setattr(source, "read", read)
+    patch.setattr(origin, "read", read)
 
 
 def a_wait_that_takes(patch: pytest.MonkeyPatch) -> None:

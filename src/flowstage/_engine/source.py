@@ -11,21 +11,11 @@ closed. An interrupt does not touch it: the item that it gives belongs to the ne
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import (
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Hashable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from inspect import isawaitable, iscoroutine
 from time import perf_counter
-from typing import Any
+from typing import Any, Never
 
 from anyio import (
     CancelScope,
@@ -37,7 +27,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if
 
 from .._envelope import Envelope, Failure, Sentinel
 from .._epoch import Flushed
-from .._errors import NO_ITEM, safe_repr
+from .._errors import NO_ITEM
 from .._places import Threads
 from .._stages import SourceStage
 from .._watch import Bell
@@ -46,10 +36,11 @@ from .call import has_sentinel
 from .chain import SAMPLE, Broken, Plain
 from .entry import EntryRunner
 from .haul import Haul
+from .origin import Origin
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
 from .seats import at_place
 from .slices import SLICE
-from .values import DONE, Values, read, warn_unfinished
+from .values import DONE, Values, warn_unfinished
 
 TURNS = 5
 """Turns of the event loop in which a cancellation reaches everybody whom it concerns."""
@@ -79,10 +70,10 @@ class SourceRunner(EntryRunner):
     ) -> None:
         super().__init__(frame, steps, inlets, outlets)
         stage = steps[0].stage
-        self.items = items
+        self.origin = Origin(items, f"source {self.name!r}")
         self.place = stage.on if isinstance(stage, SourceStage) else None
         self.gate: Event | None = None
-        self.owned = self.managed = False
+        self.managed = False
         self.pulled = self.lost = 0
         self.pulling = self.stopping = self.is_done = self.at_gate = False
         self.pull_began = 0.0
@@ -161,7 +152,7 @@ class SourceRunner(EntryRunner):
                 finally:
                     self._has_pulled()
             if life.cancelled_caught:
-                warn_unfinished(self.what, self.frame.close_timeout)
+                warn_unfinished(self.origin.what, self.frame.close_timeout)
             if late is not None:
                 self._fail(late)
             if self.managed and isinstance(error, get_cancelled_exc_class()):
@@ -283,64 +274,23 @@ class SourceRunner(EntryRunner):
     # -- the source -----------------------------------------------------------------------------
 
     async def _open(self, life: CancelScope) -> Values:
-        """Find out what the source is, and begin to read it."""
-        context = None
+        """Begin to read the source."""
         try:
-            if self.place is not None:
-                iterator = await at_place(self.place, self._begin_in_thread)
-                return Values(iterator, is_async=False, what=self.what, owned=self.owned)
-            items = self._call() if self._is_function() else self.items
-            if isawaitable(items):
-                items = await items
-            if hasattr(items, "__aenter__") and not isinstance(items, AsyncIterable):
-                manager, items = items, await items.__aenter__()
-                context = manager
-            values = read(self._checked(items), self.what, owned=self.owned)
+            return await self._begin(life)
         except BaseException as raised:
-            if context is not None:  # entered, and what it gave is nothing to be read
-                entered = Values(iter(()), is_async=False, what=self.what)
-                entered.keep(context)
-                await entered.close_within(life, self.frame.close_timeout, raised)
-            self._fail(await own_error(raised, self.frame, self.name))
-            raise Stopped from None
-        values.keep(context)
-        if (context is not None or not self.owned) and values.iterator is items:
-            values.lend()
+            await self._failed_pull(raised)
+
+    async def _begin(self, life: CancelScope) -> Values:
+        """Begin to read it where it is read."""
+        if self.place is None:
+            return await self.origin.open(life, self.frame.close_timeout)
+        values: Values = await at_place(self.place, self.origin.begin)
         return values
-
-    @property
-    def what(self) -> str:
-        """What this source is called in messages."""
-        return f"source {self.name!r}"
-
-    def _is_function(self) -> bool:
-        if isinstance(self.items, (AsyncIterable, Iterable)):
-            return False
-        # what `asynccontextmanager` makes can be called too: as a decorator
-        return callable(self.items) and not hasattr(type(self.items), "__aenter__")
-
-    def _call(self) -> Any:
-        self.owned = True  # what a function made for this run is closed with it
-        return self.items()
-
-    def _checked(self, items: Any) -> Any:
-        if isinstance(items, (str, bytes)):
-            raise TypeError(f"{self.what} gave {safe_repr(items)}, a string; put it into a list")
-        return items
-
-    def _begin_in_thread(self) -> Iterator[Any]:
-        items = self._checked(self._call() if self._is_function() else self.items)
-        manager = hasattr(items, "__aenter__") and not isinstance(items, Iterable)
-        if manager or isinstance(items, AsyncIterable) or isawaitable(items):
-            if iscoroutine(items):
-                items.close()
-            raise TypeError(f"{self.what} is async and runs on the event loop; leave out on=")
-        return iter(items)
 
     def _fail(self, error: BaseException) -> None:
         self.frame.fail(Failure(self.steps[0].name, NO_ITEM, error, 1))
 
-    async def _failed_pull(self, raised: BaseException) -> None:
+    async def _failed_pull(self, raised: BaseException) -> Never:
         """Report what the source raised, unless it is the cancellation of `stop` or of the run."""
         if self.managed and isinstance(raised, get_cancelled_exc_class()):
             raise raised  # it may be that of a scope of the manager's, which is asked first
