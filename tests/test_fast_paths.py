@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flowstage import _wires
-from flowstage._engine import bursts, chain, flat_bursts, offload, pool, source
+from flowstage._engine import bursts, chain, flat_bursts, offload, pool, source, thread_source
 
 from .conftest import all_loops
 from .faulty import GRAPHS, WAYS, healthy_run, tried
@@ -57,7 +57,7 @@ PATHS: list[tuple[type[Any], str, Callable[..., bool]]] = [
     (source.SourceRunner, "_enter_timed", _more_than_one),
     (source.SourceRunner, "_turn", _always),
     (source.SourceRunner, "_carry_in", _always),
-    (source.SourceRunner, "_turn_in_thread", _always),
+    (thread_source.ThreadSourceRunner, "_turn", _always),
     (pool.Pool, "one", _is_simple),
     (pool.Pool, "flat", _is_plain),
     (bursts.BurstOffload, "batch_in_thread", _always),

@@ -31,6 +31,7 @@ from flowstage._engine import (
     seats,
     source,
     split,
+    thread_source,
     transform,
 )
 from flowstage._engine.values import Values
@@ -405,14 +406,14 @@ def an_output_that_takes_and_waits(patch: pytest.MonkeyPatch) -> None:
 
 def old_items_that_a_thread_brings(patch: pytest.MonkeyPatch) -> None:
     """When they were pulled is not looked at."""
-    original = source.SourceRunner._unload
+    original = thread_source.ThreadSourceRunner._unload
 
-    def unload(self: source.SourceRunner, haul: Any) -> None:
+    def unload(self: thread_source.ThreadSourceRunner, haul: Any) -> None:
         began, self.frame.epoch.began = self.frame.epoch.began, 0.0
         original(self, haul)
         self.frame.epoch.began = began
 
-    patch.setattr(source.SourceRunner, "_unload", unload)
+    patch.setattr(thread_source.ThreadSourceRunner, "_unload", unload)
 
 
 def a_sentinel_that_remembers_how_far_it_was(patch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from anyio import (
 from anyio.abc import TaskGroup
 
 from ._clock import Times
-from ._engine import EntryRunner, Runner, SourceRunner, runner_for
+from ._engine import EntryRunner, Runner, SourceRunner, ThreadSourceRunner, runner_for
 from ._engine.call import CallStep
 from ._engine.join import ConcatRunner
 from ._engine.line import Ticket
@@ -209,7 +209,9 @@ class Live:
         }
         head = task[0].stage
         runner: Runner
-        if isinstance(head, SourceStage):
+        if isinstance(head, SourceStage) and head.on is not None:
+            runner = ThreadSourceRunner(self, steps, inlets, outlets, head.items, head.on)
+        elif isinstance(head, SourceStage):
             runner = SourceRunner(self, steps, inlets, outlets, head.items)
         elif task[0] in sources:
             runner = SourceRunner(self, steps, inlets, outlets, sources[task[0]])

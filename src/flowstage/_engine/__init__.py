@@ -30,6 +30,7 @@ from .reshape import BatchRunner
 from .runner import Frame, Runner
 from .source import SourceRunner
 from .split import BalanceRunner, RouteRunner
+from .thread_source import ThreadSourceRunner
 from .transform import TransformRunner
 
 RUNNERS: dict[type[Stage], type[Runner]] = {
@@ -73,5 +74,6 @@ __all__ = [
     "InputRunner",
     "Runner",
     "SourceRunner",
+    "ThreadSourceRunner",
     "runner_for",
 ]

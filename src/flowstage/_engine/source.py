@@ -13,33 +13,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from time import perf_counter
 from typing import Any, Never
 
-from anyio import (
-    CancelScope,
-    Event,
-    get_cancelled_exc_class,
-    move_on_after,
-)
+from anyio import CancelScope, Event, get_cancelled_exc_class
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from .._envelope import Envelope, Failure, Sentinel
 from .._epoch import Flushed
 from .._errors import NO_ITEM
-from .._places import Threads
-from .._stages import SourceStage
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
 from .call import has_sentinel
 from .chain import SAMPLE, Broken, Plain
 from .entry import EntryRunner
-from .haul import Haul
 from .origin import Origin
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Step, Stopped, own_error
-from .seats import at_place
-from .slices import SLICE
 from .values import DONE, Values, warn_unfinished
 
 TURNS = 5
@@ -69,9 +58,7 @@ class SourceRunner(EntryRunner):
         items: Any,
     ) -> None:
         super().__init__(frame, steps, inlets, outlets)
-        stage = steps[0].stage
         self.origin = Origin(items, f"source {self.name!r}")
-        self.place = stage.on if isinstance(stage, SourceStage) else None
         self.gate: Event | None = None
         self.managed = False
         self.pulled = self.lost = 0
@@ -208,16 +195,7 @@ class SourceRunner(EntryRunner):
         self, values: Values, error: BaseException | None, life: CancelScope
     ) -> BaseException | None:
         """Close the source where it was read; give what that raised."""
-        if self.place is None:
-            return await values.close_within(life, self.frame.close_timeout, error)
-        if not values.closes():
-            return None
-        with CancelScope(shield=True):
-            try:
-                await at_place(self.place, values.iterator.close)
-            except Exception as raised:
-                return raised
-        return None
+        return await values.close_within(life, self.frame.close_timeout, error)
 
     async def _settle(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do work again until no interrupt comes in its way."""
@@ -274,18 +252,15 @@ class SourceRunner(EntryRunner):
     # -- the source -----------------------------------------------------------------------------
 
     async def _open(self, life: CancelScope) -> Values:
-        """Begin to read the source."""
+        """Begin to read the source; report what that raises."""
         try:
             return await self._begin(life)
         except BaseException as raised:
             await self._failed_pull(raised)
 
     async def _begin(self, life: CancelScope) -> Values:
-        """Begin to read it where it is read."""
-        if self.place is None:
-            return await self.origin.open(life, self.frame.close_timeout)
-        values: Values = await at_place(self.place, self.origin.begin)
-        return values
+        """Begin to read the source where it is read."""
+        return await self.origin.open(life, self.frame.close_timeout)
 
     def _fail(self, error: BaseException) -> None:
         self.frame.fail(Failure(self.steps[0].name, NO_ITEM, error, 1))
@@ -304,9 +279,7 @@ class SourceRunner(EntryRunner):
         while more and not self.stopping and self.late is None:
             self.seen = self.frame.epoch.number
             try:
-                if self.place is not None:
-                    more = await self._turn_in_thread(values, self.place)
-                elif values.is_async or not self.takes_bursts():
+                if values.is_async or not self.takes_bursts():
                     more = await self._turn(values)
                 else:
                     more = await self._fast_turn(values)
@@ -390,59 +363,6 @@ class SourceRunner(EntryRunner):
                 break
         await checkpoint()
         return True
-
-    async def _turn_in_thread(self, values: Values, place: Threads) -> bool:
-        """Pull for one time slice in a thread, and enter what it gave.
-
-        If the source blocks in between, what it gave before enters as soon as the slice is over.
-        """
-        if self.line.tickets:
-            await self._move_line()
-        haul = Haul(values.iterator)
-        self._pulling()
-        self.frame.spawn_uncounted(partial(haul.bring, place))
-        try:
-            await haul.begun.wait()  # the slice is the thread's: a seat may be long in coming
-            with move_on_after(SLICE):
-                await haul.done.wait()
-            while not haul.done.is_set():
-                self._unload(haul)
-                if self.hand:
-                    self.pulling = False
-                    await self._settle(self._enter_hand)  # an interrupt does not touch the pull
-                    if self.stopping:
-                        break
-                    self._pulling()
-                await haul.done.wait()
-        finally:
-            if not haul.done.is_set():
-                haul.scope.cancel()
-                with CancelScope(shield=True):
-                    await haul.done.wait()
-            self.pulling = False
-            values.closed = values.closed or not haul.more
-            self._unload(haul)
-            self.steps[0].tally.busy += haul.seconds
-            if self.stopping and not isinstance(haul.error, get_cancelled_exc_class()):
-                self.late = haul.error
-        if self.stopping:  # the rest has to be done outside the scope that `stop` has cancelled
-            return False
-        await self._settle(self._enter_hand)
-        if haul.error is not None:
-            await self._failed_pull(haul.error)
-        return haul.more
-
-    def _unload(self, haul: Haul) -> None:
-        """Take in hand what has been pulled so far, without what an interrupt came after."""
-        self.seen = self.frame.epoch.number
-        began = self.frame.epoch.began if self.seen else 0.0
-        while haul.values:
-            value, when = haul.values.popleft()
-            if when < began:
-                self.pulled += 1
-                self.lost += 1
-            else:
-                self.hand.append(value)
 
     async def _enter_hand(self) -> None:
         """Take what is in hand into the graph, in order."""
