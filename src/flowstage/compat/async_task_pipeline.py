@@ -2,9 +2,9 @@
 
     from flowstage.compat.async_task_pipeline import AsyncTaskPipeline
 
-Each stage is a `flat_map` in a thread of its own, so it may return a value, `None` to drop the item,
-or a generator. Every queue is an edge of the flow, except for the one in front of the first stage, which
-can be cleared: see `_task_input`. The run lives from `start` to `stop`.
+A pipeline is a flow of its stages (`_task_stage`), whose run lives from `start` to `stop` (`_task_run`).
+Every queue is an edge of the flow, except for the one in front of the first stage, which can be cleared:
+see `_task_input`.
 
 What goes from stage to stage is a `PipelineItem`, or a `Mark`: a sentinel, which a stage gives on as it
 is. The end of `generate_output_stream` is a sentinel of the flow's: sent behind everything accepted, it
@@ -14,24 +14,21 @@ comes out behind everything made of it.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import CancelledError
 from inspect import iscoroutinefunction
 from reprlib import repr as shown
-from types import GeneratorType
 from typing import Any, Generic, TypeVar
 
 from anyio import CancelScope, RunFinishedError, from_thread
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
-from flowstage import Failure, Flow, Input, Sentinel, Threads
+from flowstage import Failure, Sentinel
 
-from ._host import Host
-from ._task_input import NOT_RUNNING, InputQueue, Mark, Turn
+from ._task_input import NOT_RUNNING, Mark
 from ._task_report import (
     DetailedTiming,
     EfficiencyMetrics,
@@ -45,8 +42,9 @@ from ._task_report import (
     TimingBreakdown,
     analysis_of,
     describe,
-    note_ways,
 )
+from ._task_run import End, QueueView, Session, State
+from ._task_stage import PipelineStage, flow_of
 
 __all__ = [
     "AsyncTaskPipeline",
@@ -73,152 +71,10 @@ logger = logging.getLogger("flowstage")
 KEPT_ITEMS = 1000
 """Completed items that are kept for the report: as many as a run times singly."""
 
-_NO_BOUND = sys.maxsize
-"""The size of the edge in front of the first stage; the `InputQueue` is the bound."""
-
 _TURN = 100
 """Items that a stream feeds in a row before it looks whether it was cancelled."""
 
-
-class PipelineStage:
-    """One stage, as `AsyncTaskPipeline.stages` shows it.
-
-    Attributes:
-        name: unique in its pipeline.
-        process_fn: what is called for each item.
-    """
-
-    def __init__(self, name: str, process_fn: Callable[[Any], Any], state: _State) -> None:
-        self.name = name
-        self.process_fn = process_fn
-        self._state = state
-        self._step = _Step(process_fn)
-
-    def __repr__(self) -> str:
-        return f"<PipelineStage {self.name!r}>"
-
-    @property
-    def running(self) -> bool:
-        """Whether the pipeline is."""
-        return self._state.running
-
-    @property
-    def processed_count(self) -> int:
-        """Items that it has processed, since it was added."""
-        return self._step.processed
-
-    @property
-    def failed_count(self) -> int:
-        """Items for which its function raised an exception, since it was added."""
-        return self._step.failed
-
-    def get_average_processing_time(self) -> float:
-        """Seconds that an item takes, all values of a generator together; 0.0 before there was one."""
-        step = self._step
-        return step.seconds / step.processed if step.processed else 0.0
-
-
-class QueueView:
-    """One queue of the pipeline, to be looked at."""
-
-    def __init__(self, number: int, state: _State) -> None:
-        self._number = number
-        self._state = state
-
-    @property
-    def maxsize(self) -> int:
-        """Items that it can hold."""
-        return self._state.maxsize
-
-    def qsize(self) -> int:
-        """Items in it now."""
-        return self._state.inside(self._number)
-
-    def empty(self) -> bool:
-        """Whether it holds none."""
-        return self.qsize() == 0
-
-    def full(self) -> bool:
-        """Whether it has no room."""
-        return self.qsize() >= self.maxsize
-
-
-class _Session(Host):
-    """One run of a pipeline, from `start` to `stop`.
-
-    Attributes:
-        passed: results and sentinels that have come out of the run, failures apart.
-        fed: an input stream has come to its end.
-        ends: those that were sent, and whose streams still wait for them.
-    """
-
-    def __init__(self, opening: Any) -> None:
-        super().__init__(opening, "flowstage AsyncTaskPipeline")
-        self.passed = 0
-        self.fed = False
-        self.ends: set[_End] = set()
-
-    def behind(self, stage: PipelineStage) -> int:
-        """Things in the queue behind a stage."""
-        edges = () if self.run is None else self.run.report().edges
-        return sum(edge.inside for edge in edges if edge.source == stage.name)
-
-    def send_end(self, end: _End) -> None:
-        """Send the end of a stream behind everything accepted; later, if the run is being started."""
-        if self.live and self.run is not None:
-            self.start_soon(self.run.send_sentinel, end)
-
-    def see(self, thing: Any) -> Any:
-        """Take note of what came out of the run."""
-        if type(thing) is PipelineItem:
-            thing.place = self.passed
-            self.passed += 1
-        elif type(thing) is Mark:
-            self.passed += 1
-        return thing
-
-    def nothing_is_left(self) -> None:
-        """Take note that what had come out and was not read has been dropped."""
-        timing = None if self.run is None else self.run.report().timing
-        self.passed = 0 if timing is None else timing.latency.count
-        for end in self.ends:  # they may have been dropped too, and somebody waits for them
-            self.send_end(end)
-
-    def note_ways(self, items: Iterable[Any]) -> None:
-        """Note the ways of items that came out of the run."""
-        timing = None if self.run is None else self.run.report().timing
-        if timing is not None:
-            note_ways((item for item in items if type(item) is PipelineItem), timing)
-
-
-class _State:
-    """What the stages, queues and output of one pipeline look at.
-
-    Attributes:
-        session: the run, while there is one.
-        left: what had come out and was not read when the pipeline was stopped.
-    """
-
-    def __init__(self, maxsize: int) -> None:
-        self.maxsize = maxsize
-        self.queue = InputQueue(maxsize)
-        self.session: _Session | None = None
-        self.left: deque[Any] = deque()
-        self.stages: list[PipelineStage] = []
-
-    @property
-    def running(self) -> bool:
-        """Whether there is a run, on an event loop that has not ended."""
-        return self.session is not None and not self.session.over
-
-    def inside(self, number: int) -> int:
-        """Things in a queue; number 0 is the input, the last one the output."""
-        if number == 0:
-            return len(self.queue)
-        held = 0 if self.session is None else self.session.behind(self.stages[number - 1])
-        if number == len(self.stages):
-            held += sum(type(thing) is not Sentinel for thing in self.left)
-        return held
+_NOTHING: Any = object()
 
 
 class AsyncTaskPipeline(Generic[T, U]):
@@ -248,7 +104,7 @@ class AsyncTaskPipeline(Generic[T, U]):
             raise ValueError(f"max_queue_size must be at least 1, not {max_queue_size}")
         self._enable_timing = enable_timing
         self._return_exceptions = return_exceptions
-        self._state = _State(max_queue_size)
+        self._state = State(max_queue_size)
         self._token: EventLoopToken | None = None
         self._thread = 0
         self._streamed = 0
@@ -362,12 +218,12 @@ class AsyncTaskPipeline(Generic[T, U]):
         if not state.stages:
             raise RuntimeError("Pipeline has no stages; add one before it is started")
         self._let_go()  # of a run whose event loop has ended
-        opening = self._flow().open(
+        opening = flow_of(state.stages).open(
             buffer=self.max_queue_size,
             on_error="emit" if self.return_exceptions else "skip",
             timing=bool(self.enable_timing),
         )
-        state.session = session = _Session(opening)
+        state.session = session = Session(opening)
         self._token, self._thread = current_token(), threading.get_ident()
         state.queue.open(session.call_soon)
         session.on_end = state.queue.close
@@ -384,13 +240,7 @@ class AsyncTaskPipeline(Generic[T, U]):
             session.send_end(end)
         logger.info("pipeline started")
 
-    def _flow(self) -> Flow[Any, Any]:
-        flow: Flow[Any, Any] = Input("input").buffer(_NO_BOUND)
-        for stage in self._state.stages:
-            flow = flow.flat_map(stage._step, on=Threads(1), name=stage.name)
-        return flow
-
-    def _let_go(self) -> _Session | None:
+    def _let_go(self) -> Session | None:
         """Take no more; give the run, if there is one."""
         state = self._state
         state.queue.close()
@@ -419,7 +269,7 @@ class AsyncTaskPipeline(Generic[T, U]):
         if session.error is not None:
             raise session.error
 
-    async def _keep_output(self, session: _Session) -> None:
+    async def _keep_output(self, session: Session) -> None:
         """Take what has come out by now; what comes out meanwhile is not waited for."""
         state = self._state
         left = session.behind(state.stages[-1])
@@ -542,12 +392,12 @@ class AsyncTaskPipeline(Generic[T, U]):
         """
         return OutputStream(self)
 
-    def _begin_reading(self) -> _End | None:
+    def _begin_reading(self) -> End | None:
         """Send the end of a stream that is to end, behind everything accepted."""
         session = self._state.session
         if session is None or session.gone.is_set() or not session.fed or self._feeding:
             return None
-        end = _End()
+        end = End()
         session.ends.add(end)
         session.send_end(end)
         return end
@@ -639,7 +489,7 @@ class OutputStream(AsyncIterator["T | U"], Generic[T, U]):
 
     def __init__(self, pipeline: AsyncTaskPipeline[T, U]) -> None:
         self._pipeline = pipeline
-        self._end: _End | None = None
+        self._end: End | None = None
         self._begun = self._over = False
 
     def __aiter__(self) -> OutputStream[T, U]:
@@ -678,68 +528,6 @@ class OutputStream(AsyncIterator["T | U"], Generic[T, U]):
         session = self._pipeline._state.session
         if session is not None and self._end is not None:
             session.ends.discard(self._end)
-
-
-class _End:
-    """What a stream that is to end sends behind everything accepted."""
-
-
-_NOTHING: Any = object()
-
-
-class _Step:
-    """One stage's function as a `flat_map` calls it, in the stage's thread, one call at a time.
-
-    Attributes:
-        processed: items it has made everything of.
-        failed: items for which the function raised an exception.
-        seconds: how long the function took for those that it has processed.
-    """
-
-    def __init__(self, fn: Callable[[Any], Any]) -> None:
-        self._fn = fn
-        self.processed = self.failed = 0
-        self.seconds = 0.0
-
-    def __call__(self, thing: Any) -> Iterable[Any]:
-        item = thing.take() if type(thing) is Turn else thing
-        if type(item) is not PipelineItem:
-            return () if item is None else (item,)
-        began = time.perf_counter()
-        try:
-            result = self._fn(item.data)
-        except Exception:
-            self.failed += 1
-            raise
-        spent = time.perf_counter() - began
-        if type(result) is GeneratorType:
-            return self._spread(item, result, spent)
-        self.processed += 1
-        self.seconds += spent
-        if result is None:
-            return ()
-        item.data = result
-        return (item,)
-
-    def _spread(
-        self, item: PipelineItem[Any], values: Generator[Any, Any, Any], spent: float
-    ) -> Iterator[PipelineItem[Any]]:
-        """Give an item for each value of a generator; what is between two of them is not its time."""
-        try:
-            while True:
-                began = time.perf_counter()
-                value = next(values, _NOTHING)
-                spent += time.perf_counter() - began
-                if value is _NOTHING:
-                    break
-                yield item.with_data(value)
-        except Exception:
-            self.failed += 1
-            raise
-        finally:
-            values.close()
-        self.processed += 1
-        self.seconds += spent
 
 
 def log_pipeline_performance_analysis(pipeline: AsyncTaskPipeline[Any, Any]) -> None:
