@@ -25,13 +25,14 @@ from anyio import sleep
 from anyio.lowlevel import checkpoint
 
 from .._clock import Times
-from .._envelope import HOLE, Envelope, Failure, Sentinel
+from .._envelope import HOLE, Envelope, Sentinel
 from .._epoch import Flushed
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
 from .._wires import EMPTY, Bare, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, has_sentinel, sentinel_given
+from .flat_values import close_values, open_values, pull
 from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
-from .values import DONE, STRIDE, Values, read
+from .values import DONE, STRIDE, Values
 
 SAMPLE = 32
 """Of the calls of an async function that hardly waits, one in so many is timed."""
@@ -860,51 +861,3 @@ class Chain(Runner):
 def turn_over(count: int, began: float) -> bool:
     """Tell whether other tasks are due a turn, after so many items since a moment."""
     return count >= MOST_IN_A_TURN or perf_counter() - began > LONGEST_TURN
-
-
-async def open_values(step: CallStep, envelope: Envelope) -> Any:
-    """Call the function of a `flat_map` and begin to read what it gives.
-
-    Raises:
-        CallFailed: the function failed, or gave nothing that can be iterated.
-    """
-    working = step.tally.working
-    began = perf_counter()
-    working[envelope] = (began, envelope.value)
-    try:
-        values = read(await step.attempt(envelope), f"flat_map {step.name!r}")
-        step.waits_for_values = values.is_async
-        return values
-    except BaseException as raised:
-        raise CallFailed(await own_error(raised, step.frame, step.name), 1) from None
-    finally:
-        del working[envelope]
-        step.spent(envelope, perf_counter() - began, holds=not step.awaits)
-
-
-async def pull(step: CallStep, source: Any, envelope: Envelope) -> Any:
-    """Give the next value of a `flat_map`'s iterable, or `DONE`.
-
-    Raises:
-        CallFailed: the iterable raised, took too long, or gave a sentinel.
-    """
-    working = step.tally.working
-    began = perf_counter()
-    working[envelope] = (began, envelope.value)
-    try:
-        value = await step.within_timeout(source.next)
-        if type(value) is Sentinel:
-            raise sentinel_given(step.name)
-    except BaseException as raised:
-        raise CallFailed(await own_error(raised, step.frame, step.name), 1) from None
-    finally:
-        del working[envelope]
-        step.spent(envelope, perf_counter() - began, holds=not source.is_async)
-    return value
-
-
-async def close_values(step: CallStep, source: Values, item: Any) -> None:
-    """Close an iterable that was not read to its end; an error of its cleanup ends the run."""
-    late = await source.close(step.frame.close_timeout)
-    if late is not None:
-        step.frame.fail(Failure(step.name, item, late, 1))

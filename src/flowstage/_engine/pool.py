@@ -30,7 +30,7 @@ from .._epoch import Flushed
 from .._stages import MAIN, FlatMapStage
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, sentinel_given
-from .chain import close_values, open_values, pull
+from .flat_values import close_values, open_values, pull
 from .runner import (
     LONGEST_TURN,
     Frame,
