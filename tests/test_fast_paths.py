@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 
 from flowstage import _wires
-from flowstage._engine import bursts, chain, flat_bursts, offload, pool, source, thread_source
+from flowstage._engine import (
+    bursts,
+    chain,
+    flat_bursts,
+    offload,
+    pool,
+    single,
+    source,
+    thread_source,
+)
 
 from .conftest import all_loops
 from .faulty import GRAPHS, WAYS, healthy_run, tried
@@ -63,7 +72,7 @@ PATHS: list[tuple[type[Any], str, Callable[..., bool]]] = [
     (bursts.BurstOffload, "batch_in_thread", _always),
     (flat_bursts.FlatBurstOffload, "flat_batch_in_thread", _always),
     (offload.Offload, "batch_in_thread", _always),
-    (offload.Offload, "one_in_thread", _always),
+    (single.SingleOffload, "batch_in_thread", _always),
     (_wires.Edge, "put_values", _more_than_one),
 ]
 IN_FAILURES: list[tuple[type[Any], str, Callable[..., bool]]] = [

@@ -28,6 +28,7 @@ from .offload import Offload
 from .pool import Pool
 from .reshape import BatchRunner
 from .runner import Frame, Runner
+from .single import SingleOffload, asks_for_more
 from .source import SourceRunner
 from .split import BalanceRunner, RouteRunner
 from .thread_source import ThreadSourceRunner
@@ -58,6 +59,8 @@ def runner_for(stage: Stage, frame: Frame, outlet: Outlet | None) -> type[Runner
     """
     if isinstance(stage, CallStage):
         if stage.options.on is not None:
+            if asks_for_more(frame, stage):
+                return SingleOffload
             if outlet is None or not fits(frame, stage, outlet):
                 return Offload
             return FlatBurstOffload if isinstance(stage, FlatMapStage) else BurstOffload

@@ -74,13 +74,8 @@ def keeps(fn: Callable[[Any], Any], value: Any) -> Any:
 
 
 def fits(frame: Frame, stage: CallStage, outlet: Outlet) -> bool:
-    """Tell whether a stage asks for nothing but a call for each value."""
-    options = stage.options
-    if not frame.plain or options.timeout or options.retry:
-        return False
-    if type(stage) not in KINDS and not isinstance(stage, FlatMapStage):
-        return False
-    if options.on is not None and options.on.script() is not None:
+    """Tell whether a stage that asks for nothing but calls can make them for bursts of bare values."""
+    if not frame.plain or (type(stage) not in KINDS and not isinstance(stage, FlatMapStage)):
         return False
     # A row that a filter drops leaves a hole in its very place.
     return outlet.bulk and not (outlet.aligned and isinstance(stage, (FilterStage, FlatMapStage)))

@@ -11,13 +11,15 @@ it: the concurrency slot and the seat are taken until the thread really ends, an
 dropped. (`abandon_on_cancel` would give the seat back at once on asyncio but not on trio: six threads
 ran under a limit of two.) Its function can ask `anyio.from_thread.check_cancelled()`.
 
-Workers belong to the run, not to the epoch; everything else about the window is the pool's.
+Workers belong to the run, not to the epoch; everything else about the window is the pool's. Calls of
+which more is asked are made one at a time (`single`), those of which less is asked for bursts of bare
+values (`bursts`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from operator import attrgetter
@@ -25,12 +27,7 @@ from time import perf_counter
 from types import CoroutineType
 from typing import Any
 
-from anyio import (
-    CancelScope,
-    Event,
-    get_cancelled_exc_class,
-    move_on_after,
-)
+from anyio import CancelScope, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._envelope import HOLE, Envelope, Sentinel
@@ -64,13 +61,14 @@ class Offload(Pool):
         coming: workers that were called and have not taken anything yet.
         crew: workers that have nothing to do.
         pace: seconds an item takes, a moving average.
-        script: what decides when each call is made, in tests.
-        single: one item a call, because it may be timed out, tried again, observed or scripted.
+        single: one item is given to a call, never several.
         shifts: the seats of the workers that have been called, taken or waited for.
         handed: the lists that threads are working on. Emptied by an interrupt, so that no call is
             begun for what it has discarded.
         scopes: those of the calls under way, which are no part of the coordinator's.
     """
+
+    single = False
 
     def __init__(
         self,
@@ -90,8 +88,6 @@ class Offload(Pool):
         self.place = options.on
         self.room = self.width * MOST_IN_A_CALL
         self.pace = 0.0
-        self.script = self.place.script()
-        self.single = bool(options.timeout or options.retry or self.step.hooks or self.script)
         fn = self.step.fn
         self.call: Callable[[Envelope], Any] = lambda envelope: fn(envelope.value)
         if options.pass_context:
@@ -166,8 +162,6 @@ class Offload(Pool):
 
     def share(self, seat: Seat) -> int:
         """Give how many items a call may take: a fair share, no more than a slice's worth."""
-        if self.single:
-            return 1
         # Those who have been called and have nothing yet are at work already, by the count.
         helpers = max(0, min(self.width - self.busy, seat.free)) + self.coming
         return self.part(1 + helpers)
@@ -253,9 +247,7 @@ class Offload(Pool):
                     self.bell.ring()
                 if not batch:
                     return
-                if self.single:
-                    await self.one_in_thread(batch[0], seat, seen)
-                elif self.is_flat:
+                if self.is_flat:
                     await self.flat_batch_in_thread(batch, seat, seen)
                 else:
                     await self.batch_in_thread(batch, seat, seen)
@@ -418,169 +410,30 @@ class Offload(Pool):
             )
         return None
 
-    async def one_in_thread(self, slot: Slot, seat: Seat, seen: int) -> None:
-        """Do one item with everything that its options ask for."""
-        step, envelope = self.step, slot.envelope
-        item, hooks, retry = envelope.value, step.hooks, step.options.retry
-        if hooks is not None:
-            seat.leave()
-            with self.frame.epoch.work(self.scopes):
-                await hooks.before(item, envelope.context)
-                await seat.take_back()
-        while not self.stale(seen):
-            result, error = await self.attempt(slot, seat, seen)
-            if self.stale(seen):
-                self.tell_late(error)
-                return
-            if error is None or retry is None or slot.count:
-                break
-            if not retry.again(error, slot.attempts):
-                break
-            slot.attempts += 1
-            step.tally.retries += 1
-            with self.frame.epoch.work(self.scopes):
-                await seat.rest(retry.wait(slot.attempts - 1))
-        if self.stale(seen):
-            return
-        if slot.finished:
-            return  # it came too late, and that has been dealt with
-        if self.is_flat and error is None:
-            slot.out = slot.out or deque[Any]()
-        else:
-            error = await self.outcome(slot, result, error)
-        if hooks is not None:
-            value = slot.count if self.is_flat else result
-            if isinstance(step.stage, FilterStage):
-                value = slot.mark is not HOLE
-            seat.leave()
-            with self.frame.epoch.work(self.scopes):
-                await hooks.after(item, value if error is None else None, error, envelope.context)
-            if self.stale(seen):
-                self.tell_late(error)
-                return
-        if error is not None:
-            self.note_failed(slot, CallFailed(error, slot.attempts))
-        self.finish(slot)
-
-    async def attempt(self, slot: Slot, seat: Seat, seen: int) -> tuple[Any, BaseException | None]:
-        """Call once; with a timeout, give up waiting when it is over but stay till the end."""
-        if self.is_flat:
-            return None, await self.flat_in_thread(slot, seat, seen)
-        envelope, began = slot.envelope, perf_counter()
-        self.step.tally.working[slot] = (began, envelope.value)
-        try:
-            answer, late = await self._in_time(slot, seen, [], run_slice, 0.0)
-        finally:
-            self.step.tally.working.pop(slot, None)
-            self.step.spent(envelope, perf_counter() - began)
-        if late is not None:
-            return None, late
-        made: list[tuple[Any, BaseException | None]] = [] if answer is None else answer[0]
-        return made[0] if made else (None, None)  # an interrupt was quicker than the thread
-
-    async def _in_time(
+    async def call_for(
         self, slot: Slot, seen: int, answers: list[Any], work: Callable[..., Any], *args: Any
-    ) -> tuple[Any, StageTimeout | None]:
-        """Run a call in a thread, no longer than the stage's timeout, and see it end.
+    ) -> StageTimeout | None:
+        """Run a call for one item in a thread, and see it end.
 
         Its answer is put into `answers` in any case, also when this is cancelled meanwhile.
 
         Args:
             slot, seen: the item, the epoch it belongs to.
-            answers: where the answer is put.
+            answers: where the answer is put; nothing is if the call was not even begun.
             work: takes the stage's function, the item in a list that an interrupt empties, `args`.
             args: what else it takes.
 
         Returns:
-            its answer, nothing if it was not even begun; and the error if it came too late.
+            the error if it came too late.
         """
-        timeout = self.step.options.timeout
         envelopes = self.handed[slot] = [slot.envelope]
-        call = partial(self._thread_call, answers, slot, seen, work, envelopes, args)
         try:
-            if timeout is None:
-                await call()
-                return answers[0] if answers else None, None
-            begun, done, told, late = Event(), Event(), CancelScope(), False
-            self.frame.spawn_uncounted(partial(self._timed, call, begun, done, told))
-            try:
-                with move_on_after(timeout) as scope:
-                    await done.wait()
-                late = scope.cancelled_caught
-            finally:
-                if not begun.is_set():  # nor will it be: asyncio may cancel a task before it begins
-                    done.set()
-                if not done.is_set():
-                    told.cancel()  # the thread learns it from `check_cancelled`
-                    await self._stay(slot, done, timeout, seen, late=late)
+            if not self.stale(seen):  # else nobody would cancel the call at an interrupt
+                with self.frame.epoch.work(self.scopes):
+                    answers.append(await in_thread(work, self.call, envelopes, *args))
         finally:
             del self.handed[slot]
-        return answers[0] if answers else None, self._too_late(timeout) if late else None
-
-    def _too_late(self, timeout: float) -> StageTimeout:
-        return StageTimeout(f"stage {self.step.name!r} took longer than {timeout} s")
-
-    async def _stay(
-        self, slot: Slot, done: Event, timeout: float, seen: int, *, late: bool
-    ) -> None:
-        """Report a timeout at once if it is final; stay until the thread has ended."""
-        retry = self.step.options.retry
-        error = self._too_late(timeout)
-        final = retry is None or slot.count or not retry.again(error, slot.attempts)
-        if late and final and not self.stale(seen):
-            try:
-                if self.step.hooks is not None:
-                    item, context = slot.envelope.value, slot.envelope.context
-                    with self.frame.epoch.work(self.scopes):
-                        await self.step.hooks.after(item, None, error, context)
-                if not self.stale(seen):
-                    self.note_failed(slot, CallFailed(error, slot.attempts))
-            finally:
-                if slot.failed is not None:
-                    self.finish(slot)
-                    self.advance()
-                    self.bell.ring()
-                with CancelScope(shield=True):
-                    await done.wait()
-            return
-        with CancelScope(shield=True):
-            await done.wait()
-
-    async def _timed(
-        self, call: Callable[[], Awaitable[None]], begun: Event, done: Event, told: CancelScope
-    ) -> None:
-        """Run a call that somebody else waits for, perhaps not to the end."""
-        if done.is_set():
-            return
-        begun.set()
-        try:
-            with told:
-                await call()
-        finally:
-            done.set()
-
-    async def _thread_call(
-        self,
-        answers: list[Any],
-        slot: Slot,
-        seen: int,
-        work: Callable[..., Any],
-        envelopes: list[Envelope],
-        args: tuple[Any, ...],
-    ) -> None:
-        """Run a call in a thread and note its answer; there is none if it was not even begun."""
-        if self.stale(seen):  # the scope would be of an epoch in which nobody cancels this call
-            return
-        with self.frame.epoch.work(self.scopes):
-            if self.script is None or slot.count:  # values that are read on are no new call
-                answers.append(await in_thread(work, self.call, envelopes, *args))
-                return
-            held = (slot.envelope,)  # what a script holds has begun: it is made in any case
-            answers.append(
-                await self.script(
-                    slot.envelope.value, self.call, lambda call: in_thread(work, call, held, *args)
-                )
-            )
+        return None
 
     async def flat_in_thread(
         self,
@@ -612,11 +465,11 @@ class Offload(Pool):
                     working[slot] = (began, envelope.value)
                     answers: list[Any] = []
                     try:
-                        answer, late = await self._in_time(
+                        late = await self.call_for(
                             slot, seen, answers, read_slice, iterator, SLICE, most
                         )
-                        if answer is not None:
-                            iterator, values, more, error = answer
+                        if answers:
+                            iterator, values, more, error = answers[0]
                     finally:
                         if answers:  # it is to be closed, whatever has come in between
                             iterator = answers[0][0]
