@@ -12,6 +12,10 @@ every call is timed.
 
 Counts are derived from the edges wherever they can be, so the fast way counts nothing but what it
 takes. Between two `flat_map`s every item that entered has left, was dropped, or is the one in hand.
+
+The ways stand in one module because they are changed in the middle of a run, even of a burst: a failure,
+a sentinel or a closed outlet sends the rest the careful way, and all of them tell the same account and
+the same interrupt what is in hand (`at`, `current`).
 """
 
 from __future__ import annotations
