@@ -57,9 +57,6 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
 }
 # Public for the rooms of the package that need them, and no promise to users.
 INTERNAL = {
-    "Run": {"enter", "leave", "read_into", "last_skipped"},
-    "Output": {"due", "next_thing", "read_into"},
-    "Graph": {"plan"},
     "Retry": {"again", "wait"},
     "Threads": {"script", "seats"},
     "SourceProbe": {"pull"},

@@ -223,7 +223,7 @@ async def test_a_thread_of_an_older_epoch_is_alive() -> None:
             await run.send(1)
             run.finish()
             results: list[int] = []
-            group.start_soon(run.read_into, [results])
+            group.start_soon(run._read_into, [results])
             await sleep(0.05)
             go.set()
     assert results == [1]
@@ -425,7 +425,7 @@ async def test_an_idle_run_owns_no_timer() -> None:
     """Nothing is armed while all is well, however often the run comes to rest."""
     numbers = Input[int]("numbers")
     async with numbers.map(same).map(str).open() as run, create_task_group() as group:
-        group.start_soon(run.read_into, [[]])
+        group.start_soon(run._read_into, [[]])
         await sleep(0.002)  # a task counts from its first step
         tasks = run._live.tasks
         for number in range(5):

@@ -87,7 +87,7 @@ async def test_backpressure_senders_and_outputs() -> None:
             group.cancel_scope.cancel()
         run.interrupt()
         async with create_task_group() as group:
-            group.start_soon(run.read_into, [[]])
+            group.start_soon(run._read_into, [[]])
             await quiet()
             assert "outputs:\n  'same': read: somebody waits for it" in run.explain()
             run.finish()

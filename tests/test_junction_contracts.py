@@ -431,7 +431,7 @@ async def test_a_silent_end_holds_up_what_has_to_wait_for_it(
     made = build(shape)
     given = the_same(made, range(60))
     name = [*made.ends][which]
-    bound = made.graph.plan(buffer).bound
+    bound = made.graph.bound_with(buffer)
     with no_leaks(), soon():
         async with made.graph.open(fed(made, given), buffer=buffer) as run:
             ends = Ends(run, made)

@@ -284,7 +284,7 @@ async def test_no_more_is_inside_than_the_bound(shape: str, buffer: int) -> None
     counter.collects = shape in ("skipped", "emitted", "failure_ends")
     made = WATCHED[shape](Input[Thing]("x"), counter)
     graph = Graph(**made) if isinstance(made, dict) else Graph(made)
-    bound = graph.plan(buffer).bound
+    bound = graph.bound_with(buffer)
     most = [0]
     cheap = cheap_collections() if counter.collects else nullcontext()
     with no_leaks(), soon(), cheap:

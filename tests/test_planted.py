@@ -394,14 +394,14 @@ def a_thread_left_behind(patch: pytest.MonkeyPatch) -> None:
 
 def an_output_that_takes_and_waits(patch: pytest.MonkeyPatch) -> None:
     """What it has taken is lost when the reader is cancelled before it has it."""
-    original = _output.Output.next_thing
+    original = _output.Output._next_thing
 
     async def next_thing(self: Any) -> Any:
         thing = await original(self)
         await asyncio.sleep(0)
         return thing
 
-    patch.setattr(_output.Output, "next_thing", next_thing)
+    patch.setattr(_output.Output, "_next_thing", next_thing)
 
 
 def old_items_that_a_thread_brings(patch: pytest.MonkeyPatch) -> None:

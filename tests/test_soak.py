@@ -305,7 +305,7 @@ def flat(
     async def read() -> None:
         nonlocal most, seen
         flow = make(count)
-        bound = flow.graph.plan(50).bound
+        bound = flow.graph.bound_with(50)
         async with flow.open(buffer=50) as run:
             async for item in run:
                 seen += 1

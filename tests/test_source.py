@@ -642,7 +642,7 @@ async def test_backpressure_reaches_the_source() -> None:
             while pulled < 9:
                 await anyio.sleep(0.001)
             await settle()
-            assert pulled <= flow.graph.plan(3).bound + 1
+            assert pulled <= flow.graph.bound_with(3) + 1
             del run
 
 

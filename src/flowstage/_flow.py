@@ -765,7 +765,7 @@ class Flow(Generic[In, Out_co]):
             )
         raise LookupError(
             "call() got no result: the item was filtered or skipped"
-        ) from run.last_skipped
+        ) from run._live.last_skipped
 
     async def drain(
         self,

@@ -98,7 +98,7 @@ class Graph:
     @property
     def edges(self) -> tuple[EdgeInfo, ...]:
         """The edges, in the order of the stages they come from."""
-        capacities = {(p.edge.index): p.capacity for p in self.plan().edges}
+        capacities = {(p.edge.index): p.capacity for p in self._plan().edges}
         names, ends = self._topology.names, list(self._topology.ends)
         return tuple(
             EdgeInfo(
@@ -115,7 +115,7 @@ class Graph:
 
         Of a run that was opened with another one, `run.graph.bound` tells.
         """
-        return self.plan().bound
+        return self._plan().bound
 
     def bound_with(self, buffer: int) -> int:
         """Give the most items that a run can hold at once that is opened with a `buffer`.
@@ -125,10 +125,10 @@ class Graph:
             TypeError: `buffer` is not a whole number.
         """
         check_count("buffer", buffer, minimum=0)
-        return self.plan(buffer).bound
+        return self._plan(buffer).bound
 
-    def plan(self, buffer: int = DEFAULT_BUFFER) -> Plan:
-        """Give the plan of a run whose plain edges hold `buffer` items; for tools and the curious."""
+    def _plan(self, buffer: int = DEFAULT_BUFFER) -> Plan:
+        """Give the plan of a run whose plain edges hold `buffer` items."""
         if buffer not in self._plans:
             self._plans[buffer] = plan(self._topology, buffer)
         return self._plans[buffer]
@@ -181,7 +181,7 @@ class Graph:
             "context": context,
             "close_timeout": close_timeout,
         }
-        return Opening(self._topology, self.plan(buffer), self._sources(source), options)
+        return Opening(self._topology, self._plan(buffer), self._sources(source), options)
 
     def _sources(self, source: Any) -> dict[Node, Any]:
         """Find out which inputs have a source, and which."""

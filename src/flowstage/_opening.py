@@ -101,7 +101,7 @@ class Opening(Generic[In, Out_co]):
         self._readings.begin(live)
         self._run = run = Run[In, Out_co](live)
         try:
-            await run.enter()
+            await run._enter()
         except BaseException:
             self._readings.end()
             raise
@@ -115,7 +115,7 @@ class Opening(Generic[In, Out_co]):
     ) -> bool | None:  # as `bool`, checkers would take a `return` in the block for one that may not
         assert self._run is not None
         try:
-            return await self._run.leave(exc)
+            return await self._run._leave(exc)
         finally:
             self._readings.end()
 
@@ -167,7 +167,7 @@ class Opening(Generic[In, Out_co]):
         self._check_fed(verb)
         self._pour = lists
         async with self as run:
-            await run.read_into(lists)
+            await run._read_into(lists)
         return run
 
     async def drain(self) -> Report:

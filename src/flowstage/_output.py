@@ -106,7 +106,7 @@ class Output(Generic[T_co]):
         self._turns += 1
         return edge.take()
 
-    async def next_thing(self) -> Any:
+    async def _next_thing(self) -> Any:
         """Wait for the next thing: an envelope or a mark; `EMPTY` at the end.
 
         Raises:
@@ -152,10 +152,10 @@ class Output(Generic[T_co]):
                 if edge.reader is bell:
                     edge.reader = None
 
-    async def read_into(self, results: MutableSequence[Any]) -> None:
+    async def _read_into(self, results: MutableSequence[Any]) -> None:
         """Read to the end; failures are put where they come."""
         edge = self._edge
-        while (thing := await self.next_thing()) is not EMPTY:
+        while (thing := await self._next_thing()) is not EMPTY:
             if type(thing) is Envelope:
                 results.append(thing.value)
             elif type(thing) is Fault:
@@ -168,7 +168,7 @@ class Output(Generic[T_co]):
                 edge.ring_writer()
             # Nobody puts anything in while this does not wait, so it is a burst and no more.
 
-    def due(self) -> bool:
+    def _due(self) -> bool:
         """Tell whether other tasks are due a turn, before anything is taken; it counts as had."""
         due = self._turns >= _TURN
         if due:
@@ -204,9 +204,9 @@ class _Reading(AsyncIterator[Any]):
             if thing is EMPTY:
                 self.over = False
                 try:
-                    if output.due():
+                    if output._due():
                         await checkpoint()
-                    thing = await output.next_thing()
+                    thing = await output._next_thing()
                     if thing is EMPTY:
                         raise StopAsyncIteration
                 except (

@@ -120,15 +120,15 @@ class Run(Generic[In, Out_co]):
         names = ", ".join(repr(name) for name in ends)
         raise GraphError(f"{safe_repr(which)} is no end of this graph; its ends are {names}")
 
-    async def read_into(self, lists: Sequence[MutableSequence[Any]]) -> None:
+    async def _read_into(self, lists: Sequence[MutableSequence[Any]]) -> None:
         """Read every end to its end, into a list of its own; failures are put where they come."""
         if len(lists) == 1:
-            await self._outputs[0].read_into(lists[0])
+            await self._outputs[0]._read_into(lists[0])
             return
         # All at once: one that is read later would fill up and hold up what the others wait for.
         async with create_task_group() as group:
             for output, into in zip(self._outputs, lists, strict=True):
-                group.start_soon(output.read_into, into)
+                group.start_soon(output._read_into, into)
 
     # -- feeding --------------------------------------------------------------------------------
 
@@ -382,13 +382,13 @@ class Run(Generic[In, Out_co]):
         self.finish()
         outputs = [output for output in self._outputs if not output.closed]
         if len(outputs) == 1:
-            await outputs[0].read_into(deque(maxlen=0))
+            await outputs[0]._read_into(deque(maxlen=0))
             return self.report()
         refused: list[Exception] = []
 
         async def read(output: Output[Any]) -> None:
             try:
-                await output.read_into(deque(maxlen=0))
+                await output._read_into(deque(maxlen=0))
             except (ClosedError, BusyResourceError) as error:
                 refused.append(error)
                 group.cancel_scope.cancel()
@@ -429,19 +429,14 @@ class Run(Generic[In, Out_co]):
         """How many failures there were, handled ones included."""
         return self._live.failed
 
-    @property
-    def last_skipped(self) -> BaseException | None:
-        """The error that a stage skipped or emitted last."""
-        return self._live.last_skipped
-
     # -- the block ------------------------------------------------------------------------------
 
-    async def enter(self) -> None:
+    async def _enter(self) -> None:
         """Start the run; for the `async with` block that owns it."""
         self._host = get_current_task().id
         await self._live.open()
 
-    async def leave(self, exc: BaseException | None) -> bool:
+    async def _leave(self, exc: BaseException | None) -> bool:
         """End the run; for the `async with` block that owns it.
 
         Returns:

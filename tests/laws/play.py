@@ -40,7 +40,7 @@ class Play:
         self.case = case
         self.world = World(pause=pause, strikes=case.strikes, contextual=case.contextual)
         self.graph = Graph(**{f"end{n}": self.world.flow(e) for n, e in enumerate(case.ends)})
-        self.plan = self.graph.plan(case.buffer)
+        self.plan = self.graph._plan(case.buffer)
         self.bound = self.plan.bound
         # A buffer that is nothing but an edge has that edge's account: not to be counted twice.
         names = self.graph._topology.names
