@@ -48,7 +48,7 @@ class Stillness:
     """Looks after a run in which no task can move by itself.
 
     Attributes:
-        readings: for each output, what gives the `async for` over it that goes on, if any.
+        readings: for each output, what gives the latest `async for` over it, while there is one.
     """
 
     def __init__(self, live: Live) -> None:
@@ -147,10 +147,12 @@ class Stillness:
 
     def _is_read(self) -> bool:
         """Tell whether an output with something inside is in the middle of an `async for`."""
-        return any(
-            edge.used and (reading := of()) is not None and not reading.over
-            for edge, of in zip(self.live.ends, self.readings, strict=True)
-        )
+        return any(edge.used and self._reading(n) for n, edge in enumerate(self.live.ends))
+
+    def _reading(self, number: int) -> Any:
+        """Give the `async for` over an output that is in the middle, if there is one."""
+        reading = self.readings[number]()
+        return None if reading is None or reading.over else reading
 
     def warn_own(self, busy: Sequence[Runner]) -> None:
         """Name the stages whose calls wait to send to their own run."""
@@ -186,8 +188,8 @@ class Stillness:
             for n in waited
         ]
         for number in unread:
-            reading = self.readings[number]()
-            if reading is not None and not reading.over and reading.task not in busy:
+            reading = self._reading(number)
+            if reading is not None and reading.task not in busy:
                 continue  # read slowly, by somebody who is at it
             who = [name for name, blocked in waiting if live.ends[number] in blocked]
             if who:
