@@ -119,7 +119,7 @@ class Opening(Generic[In, Out_co]):
         finally:
             self._readings.end()
 
-    def _check_fed(self, verb: str) -> None:
+    def _check_sources(self, verb: str) -> None:
         """Refuse to wait for items that nobody will send.
 
         Raises:
@@ -164,7 +164,7 @@ class Opening(Generic[In, Out_co]):
         Returns:
             the run, which is over.
         """
-        self._check_fed(verb)
+        self._check_sources(verb)
         self._pour = lists
         async with self as run:
             await run._read_into(lists)
