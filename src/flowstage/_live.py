@@ -173,7 +173,7 @@ class Live:
         return edge
 
     def _stamps(self, planned: PlannedEdge) -> bool:
-        """Tell whether the task that fills an edge keeps the clocks itself."""
+        """Tell whether the task that fills an edge keeps the clocks itself: see `Chain.keeps_time`."""
         node = planned.source.node
         if not node.upstream and len(self.topology.out_of(planned.source)) == 1:
             # see `SourceRunner`; at an end it is the edge that knows what to do with a clock
@@ -185,10 +185,7 @@ class Live:
             return False
         task = next(task for task in self.plan.tasks if node in task)
         return all(
-            isinstance(member.stage, MapStage)
-            and is_chained(member)
-            and not (o := member.stage.options).timeout
-            and not o.retry
+            isinstance(member.stage, MapStage) and is_chained(member) and member.stage.options.bare
             for member in task
         )
 

@@ -206,6 +206,11 @@ class Options:
                 raise TypeError(f"{flag} must be True or False, not {safe_repr(value)}")
 
     @property
+    def bare(self) -> bool:
+        """Whether nothing is asked of a call but the function's result for the item."""
+        return not (self.retry or self.timeout or self.pass_context)
+
+    @property
     def width(self) -> int:
         """Calls at once."""
         if self.concurrency is not None:

@@ -78,7 +78,7 @@ class CallStep(Step):
         self.waits_for_values = False
         self.hooks = Hooks.of(frame, tally.name)
         self.kind = KINDS.get(type(stage), "")
-        self.bare = not (options.retry or options.timeout or options.pass_context or self.hooks)
+        self.bare = options.bare and not self.hooks
         self.simple = self.bare and not frame.timing
 
     async def call(self, envelope: Envelope) -> Any:
