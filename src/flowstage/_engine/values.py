@@ -36,6 +36,9 @@ DONE: Any = type("Done", (), {"__repr__": lambda self: "<done>"})()
 class Values:
     """One iterable being read.
 
+    Args:
+        owned: it was made for this run, so it is closed even if it was read to its end.
+
     Attributes:
         iterator: the (async) iterator.
         is_async: which of the two it is.
@@ -45,22 +48,21 @@ class Values:
     __slots__ = (
         "_context",
         "_lent",
+        "_owned",
         "closed",
         "is_async",
         "iterator",
-        "owned",
         "swallowed",
         "what",
     )
 
     def __init__(self, iterator: Any, *, is_async: bool, what: str, owned: bool = False) -> None:
         self.iterator = iterator
-        self.owned = owned
         self.is_async = is_async
         self.what = what
         self.closed = self.swallowed = False
         self._context: Any = None
-        self._lent = False
+        self._owned, self._lent = owned, False
 
     def keep(self, context: Any) -> None:
         """Leave an async context manager when the iterable is closed."""
@@ -101,7 +103,7 @@ class Values:
 
     def lend(self) -> None:
         """Be somebody else's, like a stream that was opened elsewhere: only a generator is closed."""
-        self._lent = True
+        self._owned, self._lent = False, True
 
     def closes(self) -> bool:
         """Tell whether there is something to close: a generator, or what was made for this run."""
@@ -109,7 +111,7 @@ class Values:
             return True
         if self.is_async:
             return not self._lent and hasattr(self.iterator, "aclose")
-        return self.owned and not self._lent and hasattr(self.iterator, "close")
+        return self._owned and hasattr(self.iterator, "close")
 
     def _is_generator(self) -> bool:
         """Tell whether it is one, which closes itself at its end."""
@@ -138,7 +140,7 @@ class Values:
             BaseException: the cancellation of the scope, when the time is over.
         """
         scope.shield, scope.deadline = True, current_time() + limit
-        closing = not self.closed or (self.owned and not self._is_generator())
+        closing = not self.closed or (self._owned and not self._is_generator())
         self.closed = True
         raised: BaseException | None = None
         if closing and self.closes():
