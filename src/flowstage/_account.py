@@ -7,7 +7,6 @@ from time import perf_counter
 
 from ._draw import kind_of
 from ._engine import Runner, SourceRunner
-from ._engine.chain import Chain
 from ._engine.pool import Pool
 from ._live import Live
 from ._report import Bottleneck, CallTimes, EdgeReport, Report, StageReport
@@ -51,8 +50,7 @@ def _waits(runner: Runner, now: float) -> dict[Tally, tuple[float, float]]:
     """Give the seconds that its first stage has waited and its last one was blocked, until now."""
     first, last = runner.steps[0].tally, runner.steps[-1].tally
     blocked = runner.waits == "output"
-    works = bool(runner.at_work()) or (isinstance(runner, Pool) and runner.busy > 0)
-    waits_now = runner.ended is None and (blocked or (bool(runner.waits) and not works))
+    waits_now = runner.ended is None and (blocked or (bool(runner.waits) and not runner.works()))
     going_on = now - runner.since if waits_now else 0.0
     waits = {last: (last.waiting, last.blocked)}
     waits[first] = (first.waiting + (0.0 if blocked else going_on), first.blocked)
@@ -113,10 +111,11 @@ def _so_far(runner: Runner, now: float) -> dict[Tally, list[float]]:
         step.tally: [now - began for began, _ in list(step.tally.working.values())]
         for step in runner.steps
     }
-    if isinstance(runner, Chain) and runner.ended is None and not any(so_far.values()):
-        began = runner.untimed_since()
-        if began is not None:
-            so_far[runner.calls[0].tally] = [now - began]
+    if runner.ended is None and not any(so_far.values()):
+        untimed = runner.untimed()
+        if untimed is not None:
+            tally, began = untimed
+            so_far[tally] = [now - began]
     return so_far
 
 

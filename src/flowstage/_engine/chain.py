@@ -32,6 +32,7 @@ from .._clock import Times
 from .._envelope import HOLE, Envelope, Sentinel
 from .._epoch import Flushed
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
+from .._stats import Tally
 from .._wires import EMPTY, Bare, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, has_sentinel, sentinel_given
 from .flat_values import close_values, open_values, pull
@@ -388,16 +389,13 @@ class Chain(Runner):
             return self.burst if self.outlet.bulk else None
         return self.burst_timed if self.is_timed() else None
 
-    def untimed_since(self) -> float | None:
-        """Tell since when at the latest an async function is at work that nobody times.
-
-        It may have been called some quick calls later: where one call in so many is timed, nothing
-        is noted of the others.
-        """
+    def untimed(self) -> tuple[Tally, float] | None:
+        # It may have been called some quick calls later: where one call in so many is timed, nothing
+        # is noted of the others.
         calls = self.calls
         if not (calls and calls[0].awaits and calls[0].tally.in_hand) or self.waits or self.at:
             return None
-        return self.woke if self.is_fast() or self.is_timed() else None
+        return (calls[0].tally, self.woke) if self.is_fast() or self.is_timed() else None
 
     async def serve(self) -> None:
         """Take, process, give, until the input ends."""

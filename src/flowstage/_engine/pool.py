@@ -356,6 +356,9 @@ class Pool(Runner):
                 worker.seen = self.seen
                 self.group.start_soon(self.work, worker)
 
+    def works(self) -> bool:
+        return self.busy > 0 or super().works()
+
     def begin_work(self) -> None:
         """Count a worker that is at work; while there is one, the runner is alive."""
         self.busy += 1

@@ -252,6 +252,14 @@ class Runner:
         """Give the calls under way: when each began, and with what item."""
         return [entry for step in self.steps for entry in step.tally.working.values()]
 
+    def works(self) -> bool:
+        """Tell whether any of its calls is under way, or a worker of its own is at work."""
+        return bool(self.at_work())
+
+    def untimed(self) -> tuple[Tally, float] | None:
+        """Give the stage that is in a call which nobody times, and since when at the latest."""
+        return None
+
     def moves(self) -> bool:
         """Tell whether it can move by itself, or is in user code that may."""
         if self.started is None or self.ended is not None:
