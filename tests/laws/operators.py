@@ -34,7 +34,8 @@ class Operator(Part):
     """An operator on top of a single strand; `reduce` where sentinels have places, `flatten` on lists.
 
     Attributes:
-        size: how many `take` gives and `drop` leaves out, or how many keys `unique` remembers.
+        size: how many `take` gives and `drop` leaves out, how many keys `unique` remembers, or the
+            rate of `throttle`, which is no kind for random graphs because it takes time.
         waits: its functions are async.
     """
 
@@ -66,6 +67,7 @@ class Operator(Part):
                 operators.unique, self.fn(world, self.key), max_keys=self.size
             ),
             "flatten": lambda: flow.pipe(operators.flatten),
+            "throttle": lambda: flow.pipe(operators.throttle, rate=self.size),
         }
         return written[self.kind]()
 
@@ -157,6 +159,9 @@ class _Memory:
 
     def _enumerate(self, item: Any) -> list[Any]:
         return [(self.operator.size + self.count, item)]
+
+    def _throttle(self, item: Any) -> list[Any]:
+        return [item]
 
     def _flatten(self, item: Any) -> list[Any]:
         return list(item)
