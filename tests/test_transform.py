@@ -275,6 +275,42 @@ async def test_a_timeout_around_a_question_loses_nothing(fn: Any) -> None:
     check_accounts(run.report(), over=True)
 
 
+async def test_a_timeout_around_a_question_loses_no_mark() -> None:
+    """One that finds no room when the function asks goes on later, before what is given then."""
+
+    def refuse(item: int) -> int:
+        if item % 7 == 3:
+            raise ValueError
+        return item
+
+    flow = Input[Any]().map(refuse).transform(polled)
+    sent = [Sentinel(n) if n % 5 == 0 else n for n in range(40)]
+    with soon():
+        async with flow.open(sent, buffer=1, on_error="emit") as run:
+            events = []
+            async for event in run.events():
+                events.append(getattr(event, "item", event))
+                await settle()
+    assert events == sent
+    check_accounts(run.report(), over=True)
+
+
+async def test_a_mark_that_finds_no_room_before_the_end() -> None:
+    """The function has asked, so it goes on, whatever the function does then."""
+
+    async def asks_once(items: AsyncIterator[int]) -> AsyncIterator[Any]:
+        yield "given"
+        await settle()
+        with anyio.move_on_after(0):
+            await anext(items)
+
+    flow = Input[int]().transform(asks_once)
+    with soon():
+        async with flow.open([Sentinel("s")], buffer=1) as run:
+            await settle()
+            assert [event async for event in run.events()] == ["given", Sentinel("s")]
+
+
 @pytest.mark.parametrize("shield", [False, True])
 async def test_an_old_life_gets_nothing_new(shield: bool) -> None:
     """After an interrupt the items are another life's; a shield does not change that."""

@@ -17,7 +17,7 @@ from anyio import current_effective_deadline, get_current_task, sleep_forever
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._clock import compute
-from .._envelope import Barrier, Envelope, Failure, Sentinel
+from .._envelope import Barrier, Envelope, Failure, Mark, Sentinel
 from .._epoch import Flushed
 from .._errors import NO_ITEM, ClosedError, safe_repr
 from .._stages import MAIN, TransformStage
@@ -61,7 +61,7 @@ class Items(AsyncIterator[Any]):
                 raise ClosedError(
                     f"transform {runner.name!r} was interrupted: this life of it is over"
                 )
-            thing = inlet.take()
+            thing = runner.passing or inlet.take()
             if type(thing) is Envelope:
                 runner.hold(thing)
                 self._rested = False
@@ -78,7 +78,8 @@ class Items(AsyncIterator[Any]):
                     await runner.wait_for_items()
                     self._end = perf_counter() + LONGEST_TURN
                 else:
-                    await runner.pass_mark(thing)
+                    runner.passing = thing
+                    await runner.pass_on()
             except (Flushed, Enough):
                 # The scope around the function is cancelled already. This is no place to raise
                 # what a user's `except Exception` would swallow.
@@ -87,7 +88,12 @@ class Items(AsyncIterator[Any]):
 
 
 class TransformRunner(Runner):
-    """Runs a transform's function, once or once a segment."""
+    """Runs a transform's function, once or once a segment.
+
+    Attributes:
+        passing: the mark that the function came upon when it asked, until it has gone on. The
+            question may be cancelled meanwhile, by a timeout of the function's; the mark stays.
+    """
 
     def __init__(
         self,
@@ -105,15 +111,17 @@ class TransformRunner(Runner):
         self.held: Envelope | None = None
         self.last: Envelope | None = None  # the clock of the last item, when items are timed
         self.resumed = 0.0  # since when the function works on it
+        self.passing: Mark | None = None
 
     async def serve(self) -> None:
-        self.held = None
+        self.held = self.passing = None
         self.task, self.deadline = get_current_task().id, current_effective_deadline()
         while True:
             items = Items(self)
             self.last = None
             await self.one_life(items)
             self.settle_item()
+            await self.pass_on()
             if items.barrier is None:
                 return
             await self.pass_mark(items.barrier)
@@ -132,6 +140,8 @@ class TransformRunner(Runner):
                     await checkpoint()
                     end = perf_counter() + LONGEST_TURN
                 self.check()
+                if self.passing is not None:
+                    await self.pass_on()
                 await self.give(self.frame.joined(value, self.parts()), outlet)
                 self.tally.given += 1
                 if self.last is not None:
@@ -155,6 +165,15 @@ class TransformRunner(Runner):
             await self.wait_item()
         finally:
             watch.leave()
+
+    async def pass_on(self) -> None:
+        """Pass on the mark that the function came upon, unless that has been done."""
+        outlet = self.outlets[MAIN]
+        while self.passing is not None:
+            if outlet.put_mark(self.passing):
+                self.passing = None
+            else:
+                await self.wait_room(outlet, self.passing)
 
     async def guarded_open(self, items: Items) -> Values:
         values: Any = NO_ITEM
@@ -220,7 +239,7 @@ class TransformRunner(Runner):
             self.tally.done += 1
 
     def discard(self) -> int:
-        self.held = None
+        self.held = self.passing = None
         return super().discard()
 
     def refresh(self) -> None:
