@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -309,6 +310,75 @@ async def test_a_mark_that_finds_no_room_before_the_end() -> None:
         async with flow.open([Sentinel("s")], buffer=1) as run:
             await settle()
             assert [event async for event in run.events()] == ["given", Sentinel("s")]
+
+
+def read_ahead(group: anyio.abc.TaskGroup) -> Any:
+    """Make a function that has a task of a group read, and gives meanwhile."""
+
+    async def read(items: AsyncIterator[Any], send: Any) -> None:
+        with suppress(ClosedError, anyio.BrokenResourceError):
+            async with send:
+                async for item in items:
+                    await send.send(item)
+
+    async def give(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        send, receive = anyio.create_memory_object_stream[Any](1)
+        group.start_soon(read, items, send)
+        async with receive:
+            async for item in receive:
+                yield item
+
+    return give
+
+
+@pytest.mark.parametrize("buffer", [0, 1, 100])
+async def test_a_task_of_the_functions_reads(buffer: int) -> None:
+    """It waits for input, or for room for a sentinel, while the function gives a result."""
+    sent = [Sentinel(n) if n % 3 == 0 else n for n in range(30)]
+    with soon():
+        async with anyio.create_task_group() as group:
+            flow = Input[Any]().transform(read_ahead(group))
+            async with flow.open(buffer=buffer) as run:
+                events: list[Any] = []
+
+                async def feed() -> None:
+                    for number, item in enumerate(sent):
+                        await run.feed([item])
+                        await settle(7 * number % 20)
+                    run.finish()
+
+                group.start_soon(feed)
+                async for event in run.events():
+                    events.append(event)
+                    await settle(10)
+    for kind in (int, Sentinel):
+        assert [e for e in events if type(e) is kind] == [e for e in sent if type(e) is kind]
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("buffer", [0, 1])
+async def test_an_interrupt_while_a_task_of_the_functions_reads(buffer: int) -> None:
+    """At whatever point: nothing old comes out, and the task is told that its life is over."""
+    old = ["old", Sentinel("old"), "old", Sentinel("old")] * 2
+    new = ["new", Sentinel("new"), "new"]
+    with soon():
+        for turns in range(40):
+            async with anyio.create_task_group() as group:
+                flow = Input[Any]().transform(read_ahead(group))
+                async with flow.open(buffer=buffer) as run:
+                    async with anyio.create_task_group() as feeding:
+                        feeding.start_soon(run.feed, old)
+                        await settle(turns)
+                        feeding.cancel_scope.cancel()
+                    run.interrupt()
+                    group.start_soon(run.feed, new)
+                    events = run.events()
+                    got = [await anext(events) for _ in new]
+                    assert sorted(map(str, got)) == sorted(map(str, new))
+                    if turns % 2:
+                        run.finish()
+                        assert [event async for event in events] == []
+            check_accounts(run.report(), over=True)
 
 
 @pytest.mark.parametrize("shield", [False, True])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Hashable, Mapping, Sequence
 from inspect import iscoroutine
 from time import perf_counter
-from typing import Any
+from typing import Any, Never
 
 from anyio import current_effective_deadline, get_current_task, sleep_forever
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -21,7 +21,8 @@ from .._envelope import Barrier, Envelope, Failure, Mark, Sentinel
 from .._epoch import Flushed
 from .._errors import NO_ITEM, ClosedError, safe_repr
 from .._stages import MAIN, TransformStage
-from .._wires import EMPTY, Edge, Enough, Outlet
+from .._watch import Bell
+from .._wires import EMPTY, Edge, Enough, Outlet, wait_any
 from .call import sentinel_given
 from .runner import LONGEST_TURN, Frame, Runner, Step, Stopped, own_error
 from .values import DONE, Values, read
@@ -57,10 +58,7 @@ class Items(AsyncIterator[Any]):
                 await checkpoint()  # before anything is taken: the function may have a timeout
                 self._end = perf_counter() + LONGEST_TURN
             if self._epoch != runner.frame.epoch.number:
-                await checkpoint_if_cancelled()
-                raise ClosedError(
-                    f"transform {runner.name!r} was interrupted: this life of it is over"
-                )
+                await runner.refuse()
             thing = runner.passing or inlet.take()
             if type(thing) is Envelope:
                 runner.hold(thing)
@@ -83,6 +81,8 @@ class Items(AsyncIterator[Any]):
             except (Flushed, Enough):
                 # The scope around the function is cancelled already. This is no place to raise
                 # what a user's `except Exception` would swallow.
+                if not runner.is_ours():  # and this task may be in no scope of ours
+                    await runner.refuse()
                 await sleep_forever()
         raise StopAsyncIteration
 
@@ -93,6 +93,7 @@ class TransformRunner(Runner):
     Attributes:
         passing: the mark that the function came upon when it asked, until it has gone on. The
             question may be cancelled meanwhile, by a timeout of the function's; the mark stays.
+        helper: where a task that the function has started waits: it may ask while this one gives.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class TransformRunner(Runner):
         self.last: Envelope | None = None  # the clock of the last item, when items are timed
         self.resumed = 0.0  # since when the function works on it
         self.passing: Mark | None = None
+        self.helper = Bell(frame.watch)
 
     async def serve(self) -> None:
         self.held = self.passing = None
@@ -155,16 +157,47 @@ class TransformRunner(Runner):
 
     async def wait_for_items(self) -> None:
         """Wait for input on behalf of the function, whose own timer or task may move it anyway."""
-        is_ours = get_current_task().id == self.task
+        is_ours = self.is_ours()
         if is_ours and current_effective_deadline() >= self.deadline:
             await self.wait_item()
             return
         watch = self.frame.watch
         watch.enter()
         try:
-            await self.wait_item()
+            await (self.wait_item() if is_ours else self.wait_beside())
         finally:
             watch.leave()
+
+    async def wait_beside(self) -> None:
+        """Wait for input in a task that the function has started, for as long as that lives."""
+        if self.inlets[0].finished or self.frame.cancelled:
+            await self.refuse()
+        began = perf_counter()
+        if not self.waits:
+            self.since = began
+            self.waits, self.waits_at = "input", self.inlets
+        try:
+            await wait_any(self.inlets, self.helper)
+        finally:
+            if self.waits == "input":
+                self.waits = ""
+            self.tally.waiting += perf_counter() - began
+        self.check()
+
+    async def refuse(self) -> Never:
+        """Let go of whoever asks on behalf of a function that was interrupted or has ended.
+
+        Raises:
+            ClosedError: always, if it is not cancelled.
+        """
+        await checkpoint_if_cancelled()
+        raise ClosedError(
+            f"transform {self.name!r} was interrupted or has ended: this life of it is over"
+        )
+
+    def is_ours(self) -> bool:
+        """Tell whether this is the runner's own task, and not one that the function has started."""
+        return get_current_task().id == self.task
 
     async def pass_on(self) -> None:
         """Pass on the mark that the function came upon, unless that has been done."""
@@ -174,6 +207,26 @@ class TransformRunner(Runner):
                 self.passing = None
             else:
                 await self.wait_room(outlet, self.passing)
+
+    async def wait_room(self, outlet: Outlet, thing: Any) -> None:
+        # An edge has one writer. Two tasks that wait there take turns: the runner's own has the
+        # place, and tells the other one whenever it has been woken.
+        if self.is_ours():
+            try:
+                await super().wait_room(outlet, thing)
+            finally:
+                self.helper.ring()
+            return
+        watch = self.frame.watch
+        watch.enter()
+        try:
+            if self.waits == "output":
+                await self.helper.wait()
+            else:
+                await outlet.wait_room(thing, self.helper)
+        finally:
+            watch.leave()
+        self.check()
 
     async def guarded_open(self, items: Items) -> Values:
         values: Any = NO_ITEM
@@ -240,6 +293,7 @@ class TransformRunner(Runner):
 
     def discard(self) -> int:
         self.held = self.passing = None
+        self.helper.ring()
         return super().discard()
 
     def refresh(self) -> None:
