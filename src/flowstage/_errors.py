@@ -118,6 +118,19 @@ def _leads_to(code: CodeType, error: BaseException | None) -> bool:
     return False
 
 
+def exit_in(error: BaseException) -> BaseException | None:
+    """Give the `KeyboardInterrupt` or `SystemExit` that a group holds, if it holds one.
+
+    On trio a Ctrl-C is raised wherever the loop is at that moment, and task groups wrap it.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        exits = error.subgroup((KeyboardInterrupt, SystemExit))
+        if exits is None:
+            return None
+        error = exits.exceptions[0]
+    return error if isinstance(error, (KeyboardInterrupt, SystemExit)) else None
+
+
 def failure_of(error: BaseException) -> Failure | None:
     """Give the `Failure` that an exception raised by a run came from.
 

@@ -44,7 +44,7 @@ from ._engine.line import Ticket
 from ._engine.runner import Step
 from ._envelope import Barrier, Envelope, Failure, Sentinel
 from ._epoch import Epoch
-from ._errors import BufferOverflow, DeadlockError, note_failure, note_later, safe_repr
+from ._errors import BufferOverflow, DeadlockError, exit_in, note_failure, note_later, safe_repr
 from ._late import held_up
 from ._plan import Plan, PlannedEdge, is_chained
 from ._policies import OnError
@@ -302,7 +302,7 @@ class Live:
     def crash(self, error: BaseException) -> None:
         """Carry an exception that is no stage's failure to the host, to be raised there bare."""
         if self.crashed is None:
-            self.crashed = error
+            self.crashed = exit_in(error) or error
         self.cancel()
 
     def cancel(self) -> None:
@@ -469,14 +469,10 @@ class Live:
             exit_ = self.group.__aexit__
             return bool(await exit_(None if raised is None else type(raised), raised, None))
         except BaseExceptionGroup as group:
-            # On trio a Ctrl-C is raised wherever the loop is at that moment, in this package too.
-            bare: BaseException | None = group.subgroup((KeyboardInterrupt, SystemExit))
-            if bare is None:
+            if exit_in(group) is None:
                 raise
-            while isinstance(bare, BaseExceptionGroup):
-                bare = bare.exceptions[0]
             if self.crashed is None:
-                self.crashed = bare
+                self.crashed = exit_in(group)
             return False
         finally:
             self.settle()

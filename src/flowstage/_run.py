@@ -11,6 +11,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Generic, Never, Protocol, TypeVar, overload
 
@@ -28,7 +29,7 @@ from ._engine import InputRunner
 from ._engine.line import Ticket
 from ._engine.values import read
 from ._envelope import Envelope, Failure, Sentinel
-from ._errors import ClosedError, GraphError, safe_repr
+from ._errors import ClosedError, GraphError, exit_in, safe_repr
 from ._explain import explain
 from ._figures import RunGraph
 from ._live import Live
@@ -126,7 +127,7 @@ class Run(Generic[In, Out_co]):
             await self._outputs[0]._read_into(lists[0])
             return
         # All at once: one that is read later would fill up and hold up what the others wait for.
-        async with create_task_group() as group:
+        async with _bare_exits(), create_task_group() as group:
             for output, into in zip(self._outputs, lists, strict=True):
                 group.start_soon(output._read_into, into)
 
@@ -394,7 +395,7 @@ class Run(Generic[In, Out_co]):
                 group.cancel_scope.cancel()
 
         # All at once: one that is read later would fill up and hold up what the others wait for.
-        async with create_task_group() as group:
+        async with _bare_exits(), create_task_group() as group:
             for output in outputs:
                 group.start_soon(read, output)
         if refused:
@@ -470,6 +471,18 @@ class Run(Generic[In, Out_co]):
             # The scope that this run cancels as it closes may have caught what an outer one sent.
             await checkpoint_if_cancelled()
         return cancelled
+
+
+@asynccontextmanager
+async def _bare_exits() -> AsyncIterator[None]:
+    """Raise what ends the program without the group that a task group makes of it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = exit_in(group)
+        if error is None:
+            raise
+        await _raise_as_it_is(error)
 
 
 async def _raise_as_it_is(error: BaseException) -> Never:
