@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 from anyio.lowlevel import checkpoint
 
 from flowstage import (
@@ -292,6 +293,72 @@ async def test_what_ends_a_program_passes_bare(
                     pass
         assert caught.value.args == (3,)
         check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("at", [1, ONE])
+@pytest.mark.parametrize("policy", ["raise", "skip", "emit"])
+async def test_what_ends_a_program_passes_bare_out_of_a_group(policy: Any, at: int) -> None:
+    """A task group in a function wraps it, and that changes nothing."""
+
+    def make() -> BaseException:
+        return BaseExceptionGroup("tasks", [ValueError(), BaseExceptionGroup("", [SystemExit(3)])])
+
+    for name, line in LINES.items():
+        with soon(), pytest.raises(SystemExit) as caught:
+            await line(make, target(name, at)).drain(items_for(name), on_error=policy)
+        assert caught.value.args == (3,)
+
+
+# A nursery of trio's own makes a group of nothing but cancellations.
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
+@pytest.mark.parametrize("how", ["leave", "interrupt", "cancel"])
+@pytest.mark.parametrize("way", ["map", "pool", "retry", "flat_map", "transform", "source", "hook"])
+async def test_a_nursery_that_is_cancelled_is_no_failure(
+    way: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the cancellation of the run or of its epoch, like any other."""
+    begun: list[Any] = []
+
+    async def wait(*_: Any) -> Any:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            begun.append(None)
+            await trio.sleep_forever()
+
+    async def wait_and_give(*_: Any) -> AsyncIterator[Any]:
+        await wait()
+        yield 1
+
+    class Observer:
+        before_stage = staticmethod(wait)
+
+    numbers = Input[int]()
+    flow: Any = {
+        "map": numbers.map(wait),
+        "pool": numbers.map(wait, concurrency=2),
+        "retry": numbers.map(wait, retry=Retry(3)),
+        "flat_map": numbers.flat_map(wait_and_give),
+        "transform": numbers.transform(wait_and_give),
+        "source": merge(numbers, source(wait_and_give)),
+        "hook": numbers.map(abs),
+    }[way]
+    observers = [Observer()] if way == "hook" else []
+    with soon(), anyio.CancelScope() as scope:
+        async with flow.open(observers=observers, on_error="skip") as run:
+            await run.send(1)
+            await settle()
+            assert len(begun) == 1
+            if how == "interrupt":
+                run.interrupt()
+                await settle()
+            if how == "cancel":
+                scope.cancel()
+                await anyio.sleep_forever()
+    assert scope.cancelled_caught == (how == "cancel")
+    assert (run.failed, run.report().interrupts) == (0, int(how == "interrupt"))
+    assert "raised" not in caplog.text
+    assert "ignored" not in caplog.text
+    check_accounts(run.report(), over=True)
 
 
 @pytest.mark.parametrize("at", [1, ONE])

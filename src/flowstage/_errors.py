@@ -24,7 +24,9 @@ __all__ = [
     "StageError",
     "StageTimeout",
     "WorkerDied",
+    "exit_in",
     "failure_of",
+    "is_cancellation",
     "note_failure",
     "safe_repr",
 ]
@@ -129,6 +131,14 @@ def exit_in(error: BaseException) -> BaseException | None:
             return None
         error = exits.exceptions[0]
     return error if isinstance(error, (KeyboardInterrupt, SystemExit)) else None
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Tell whether an exception is a cancellation, or a group of nothing else: trio's nurseries."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(cancelled)[1] is None
+    return isinstance(error, cancelled)
 
 
 def failure_of(error: BaseException) -> Failure | None:

@@ -302,7 +302,8 @@ class Live:
     def crash(self, error: BaseException) -> None:
         """Carry an exception that is no stage's failure to the host, to be raised there bare."""
         if self.crashed is None:
-            self.crashed = exit_in(error) or error
+            exit_ = exit_in(error)
+            self.crashed = error if exit_ is None else exit_
         self.cancel()
 
     def cancel(self) -> None:

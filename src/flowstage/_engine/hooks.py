@@ -8,10 +8,9 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from anyio import get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from .._errors import safe_repr
+from .._errors import exit_in, is_cancellation, safe_repr
 from .runner import LONGEST_HOLD, Frame, Stopped
 
 logger = logging.getLogger("flowstage")
@@ -61,11 +60,11 @@ class Hooks:
                     self._held(hook, spent)
             if inspect.isawaitable(told):
                 await told
-        except (KeyboardInterrupt, SystemExit) as error:
-            self._frame.crash(error)
-            raise Stopped from error
         except BaseException as error:
-            if isinstance(error, get_cancelled_exc_class()):
+            if exit_in(error) is not None:
+                self._frame.crash(error)
+                raise Stopped from error
+            if is_cancellation(error):
                 await checkpoint_if_cancelled()
             if id(hook) not in self._broken:
                 self._broken.add(id(hook))

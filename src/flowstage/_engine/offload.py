@@ -32,7 +32,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._envelope import HOLE, Envelope, Sentinel
 from .._epoch import Flushed
-from .._errors import StageTimeout
+from .._errors import StageTimeout, exit_in, is_cancellation
 from .._places import Threads
 from .._stages import FilterStage, MapStage
 from .._wires import Edge, Outlet
@@ -317,11 +317,11 @@ class Offload(Pool):
 
     def tell_late(self, error: BaseException | None) -> None:
         """Log what a thread raised for which nobody waits any more, unless it was told to stop."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if error is None or isinstance(error, CancelledError) or is_cancellation(error):
+            return
+        if exit_in(error) is not None:
             self.frame.crash(error)
-        elif error is not None and not isinstance(
-            error, (get_cancelled_exc_class(), CancelledError)
-        ):
+        else:
             tell_late(self.step.name, error)
 
     def count_pace(self, seconds: float, made: int) -> None:

@@ -26,7 +26,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._envelope import HOLE, Barrier, Envelope, Failure, Fault, Mark, Sentinel
 from .._epoch import Epoch, Flushed
-from .._errors import StageError, StageTimeout, safe_repr
+from .._errors import StageError, StageTimeout, exit_in, is_cancellation, safe_repr
 from .._policies import OnError
 from .._stages import MAIN, CallStage, Stage
 from .._stats import Tally
@@ -453,15 +453,16 @@ async def own_error(error: BaseException, frame: Frame, name: str) -> BaseExcept
         were well (anyio #374).
 
     Raises:
-        Stopped: `KeyboardInterrupt` or `SystemExit`, which the run's host raises bare.
+        Stopped: `KeyboardInterrupt` or `SystemExit`, which the run's host raises bare, also when
+            a task group has wrapped them.
         BaseException: the cancellation, when a scope of ours was cancelled.
     """
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+    if exit_in(error) is not None:
         frame.crash(error)
         raise Stopped from error
     if isinstance(error, BaseExceptionGroup):  # a task group beside whose error it was cancelled
         error = error.split(get_cancelled_exc_class())[1] or error
-    if isinstance(error, get_cancelled_exc_class()):
+    if is_cancellation(error):
         await checkpoint_if_cancelled()
         unasked = StageError(
             f"stage {name!r} was cancelled from inside: its function raised "

@@ -22,7 +22,7 @@ from typing import Any
 
 from anyio import CancelScope, current_time, get_cancelled_exc_class
 
-from .._errors import StageError, safe_repr
+from .._errors import StageError, exit_in, is_cancellation, safe_repr
 
 logger = logging.getLogger("flowstage")
 
@@ -182,9 +182,9 @@ class Values:
         Raises:
             BaseException: the cancellation of the scope, or an exit.
         """
-        if isinstance(raised, (KeyboardInterrupt, SystemExit)):
+        if exit_in(raised) is not None:
             raise raised
-        if not isinstance(raised, get_cancelled_exc_class()):
+        if not is_cancellation(raised):
             return raised
         if scope.cancel_called:
             raise raised
