@@ -465,8 +465,9 @@ async def test_calls_lookup_error() -> None:
         for _ in ():
             yield 1
 
-    with soon(), pytest.raises(LookupError, match="no result"):
-        await Input[int]().transform(never).call(1)
+    for buffer in (0, 1):  # without room the item waits, and then nobody wants it
+        with soon(), pytest.raises(LookupError, match="no result"):
+            await Input[int]().transform(never).call(1, buffer=buffer)
 
 
 async def test_the_result_is_complete_when_cancelled_after_the_last() -> None:

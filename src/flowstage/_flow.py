@@ -13,6 +13,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
+from contextlib import suppress
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,7 +30,7 @@ from typing import (
 )
 
 from ._envelope import Failure, Sentinel
-from ._errors import GraphError, safe_repr
+from ._errors import ClosedError, GraphError, safe_repr
 from ._graph import Graph, single_end
 from ._opening import Opening, check_open_options
 from ._places import Threads
@@ -754,7 +755,8 @@ class Flow(Generic[In, Out_co]):
         opening = self._open(options)
         opening.check_called()
         async with opening as run:
-            await run.send(item, context=context)
+            with suppress(ClosedError):  # nobody wants it, or the run has failed and says so itself
+                await run.send(item, context=context)
             run.finish()
             results = [result async for result in run]
         if len(results) == 1:
@@ -764,7 +766,7 @@ class Flow(Generic[In, Out_co]):
                 f"call() got {len(results)} results for one item; use collect([item])"
             )
         raise LookupError(
-            "call() got no result: the item was filtered or skipped"
+            "call() got no result: the item was filtered, skipped, or wanted by nobody"
         ) from run._live.last_skipped
 
     async def drain(
