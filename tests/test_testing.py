@@ -15,7 +15,18 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import flowstage
-from flowstage import Graph, Input, Retry, Sentinel, StageTimeout, Threads, merge, source, testing
+from flowstage import (
+    ClosedError,
+    Graph,
+    Input,
+    Retry,
+    Sentinel,
+    StageTimeout,
+    Threads,
+    merge,
+    source,
+    testing,
+)
 from flowstage.testing import (
     ScriptedThreads,
     SinkProbe,
@@ -220,6 +231,19 @@ async def test_looking_for_nothing_a_hundred_times_loses_nothing() -> None:
             await sink.expect_nothing()
             await run.send(n)
             await sink.expect(n)
+
+
+async def test_nothing_is_expected_where_nothing_can_come() -> None:
+    """A closed end and a run that is over are errors of their own, in no group."""
+    numbers = Input[int]()
+    async with Graph(a=numbers.map(str), b=numbers.map(abs)).open() as run:
+        run.output("a").close()
+        with pytest.raises(ClosedError, match="output 'a' was closed"):
+            await SinkProbe(run.output("a")).expect_nothing()
+        sink = SinkProbe(run.output("b"))
+        await sink.expect_nothing()
+    with pytest.raises(ClosedError, match="the run is over"):
+        await sink.expect_nothing()
 
 
 async def test_failures_are_expected_by_class_and_stage() -> None:

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Generic, TypeVar
 
-from anyio import create_task_group, move_on_after
+from anyio import BusyResourceError, create_task_group, move_on_after
 from anyio.lowlevel import checkpoint
 
 from .._envelope import Failure, Sentinel
-from .._errors import safe_repr
+from .._errors import ClosedError, safe_repr
 from .._output import Output
 from .._run import Run
 from ._waiting import TIMEOUT, check_timeout, settle
@@ -186,15 +186,27 @@ class SinkProbe(Generic[T]):
 
         Raises:
             AssertionError: something came, or the run does not come to stand still.
+            ClosedError: the run is over, or the output closed.
+            BusyResourceError: another task is reading it.
         """
         still = True
+        refused: list[Exception] = []
+
+        async def look() -> None:
+            try:
+                await self._read_ahead()
+            except (ClosedError, BusyResourceError) as error:
+                refused.append(error)
+
         if not self._ahead:
             self._begin()
             # A reader has to wait meanwhile: an edge without room gives to nobody else.
             async with create_task_group() as group:
-                group.start_soon(self._read_ahead)
+                group.start_soon(look)
                 still = await settle(self._timeout)
                 group.cancel_scope.cancel()
+        if refused:
+            raise refused[0]
         if self._ahead:
             raise self._mismatch(_NOTHING.text, self._take_ahead())
         if not still:
