@@ -145,6 +145,11 @@ CASES: dict[str, Case] = {
         ValueError,
         "timeout must be finite, not nan",
     ),
+    "timeout beyond floats": (
+        lambda: FLOW.map(later, timeout=10**400),
+        ValueError,
+        "timeout must be finite, not 1000",
+    ),
     "timeout inf": (
         lambda: FLOW.map(later, timeout=math.inf),
         ValueError,

@@ -19,7 +19,11 @@ def check_number(name: str, value: object, *, minimum: float, exclusive: bool = 
     """Refuse what is no finite number of at least (or above) `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {safe_repr(value)}")
-    if not math.isfinite(value):
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # a whole number that is too large for a float
+        is_finite = False
+    if not is_finite:
         raise ValueError(f"{name} must be finite, not {safe_repr(value)}")
     if value < minimum or (exclusive and value == minimum):
         bound = "greater than" if exclusive else "at least"
