@@ -743,14 +743,6 @@ class Odd:
         raise RuntimeError("not yet")
 
 
-class Method:
-    def two(self, one: Any, two: Any) -> Any:
-        return one
-
-    def __call__(self, one: Any, two: Any) -> Any:
-        return one
-
-
 def two(one: Any, two: Any) -> Any:
     return one
 
@@ -761,6 +753,15 @@ def handed_on(fn: Any) -> Any:
         return fn(*given)
 
     return call
+
+
+class Method:
+    @handed_on
+    def two(self, one: Any, two: Any) -> Any:
+        return one
+
+    def __call__(self, one: Any, two: Any) -> Any:
+        return one
 
 
 def wraps_itself(item: Any) -> Any:
@@ -780,18 +781,18 @@ def number(*given: Any) -> Any:
 
 ANY = Input[Any]()
 MISSED: dict[str, tuple[Callable[[], Flow[Any, Any]], Any]] = {
-    "arguments": (lambda: ANY.map(abs).map(two), two),
-    "method": (lambda: ANY.map(same).map(Method().two), Method.two),
+    "arguments": (lambda: ANY.map(abs).map(handed_on(two)), two),
+    "method": (lambda: ANY.map(same).map(Method().two), Method.two.__wrapped__),
     "decorated, in threads": (lambda: ANY.map(handed_on(two), on=Threads(2)), two),
-    "filter in a thread": (lambda: ANY.filter(two, on=Threads(1)), two),
-    "partial": (lambda: ANY.tap(functools.partial(two)), two),
+    "filter in a thread": (lambda: ANY.filter(handed_on(two), on=Threads(1)), two),
+    "partial": (lambda: ANY.tap(functools.partial(handed_on(two))), two),
     "cached": (lambda: ANY.map(functools.lru_cache(two)), two),
     "object": (lambda: ANY.map(Method()), Method.__call__),
     "no iterable": (lambda: ANY.flat_map(number), number),
     "no iterable, later": (lambda: ANY.flat_map(same, concurrency=2), same),
     "coroutine in a thread": (lambda: ANY.map(hidden, on=Threads(1)), hidden),
     "transform": (lambda: ANY.transform(number), number),
-    "route": (lambda: merge(*ANY.route(two, [1, 2]).values()), two),
+    "route": (lambda: merge(*ANY.route(handed_on(two), [1, 2]).values()), two),
     "source": (lambda: merge(ANY, source(number)), number),
 }
 

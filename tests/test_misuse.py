@@ -42,6 +42,10 @@ def plain(item: Any) -> Any:
     return item
 
 
+def two(one: Any, two: Any) -> Any:
+    return one
+
+
 async def later(item: Any) -> Any:
     return item
 
@@ -64,6 +68,18 @@ class Callable_:
         return item
 
 
+async def ticks() -> AsyncIterator[int]:
+    yield 1
+
+
+def handed_on(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def call(item: Any, **more: Any) -> Any:
+        return fn("session", item)
+
+    return call
+
+
 def with_context(item: Any, context: Any) -> Any:
     return item
 
@@ -78,6 +94,9 @@ async def with_context_async(item: Any, more: int = 3, *, context: Any) -> Any:
 
 class Method:
     def with_context(self, item: Any, context: Any) -> Any:
+        return item
+
+    def of_nothing(self, item: Any) -> Any:
         return item
 
     def of_context(self, context: Any) -> Any:
@@ -244,6 +263,52 @@ CASES: dict[str, Case] = {
         TypeError,
         "pass_context=True",
     ),
+    "no arguments": (
+        lambda: FLOW.map(lambda: 1),
+        TypeError,
+        r"map\(lambda\): 'lambda' is called as lambda\(item\), and that cannot work: too many",
+    ),
+    "too many arguments": (
+        lambda: FLOW.filter(two, on=PLACE),
+        TypeError,
+        r"as two\(item\), .*: missing .*: 'two'; an item is one argument, also if it is a tuple$",
+    ),
+    "method of a class": (
+        lambda: FLOW.tap(Method.of_nothing),
+        TypeError,
+        "missing a required argument: 'item'",
+    ),
+    "partial that leaves two open": (
+        lambda: FLOW.flat_map(functools.partial(two, 1, 2)),
+        TypeError,
+        "too many positional arguments",
+    ),
+    "no context to pass": (
+        lambda: FLOW.map(plain, pass_context=True),
+        TypeError,
+        r"called as plain\(item, context=\.\.\.\), .* unexpected keyword argument 'context'",
+    ),
+    "arguments in transform": (
+        lambda: FLOW.transform(ticks),
+        TypeError,
+        r"transform\(ticks\): 'ticks' is called as ticks\(items\)",
+    ),
+    "arguments in route": (lambda: FLOW.route(two, "x y".split()), TypeError, r"as two\(item\)"),
+    "arguments of a source": (
+        lambda: source(values),
+        TypeError,
+        r"source\(values\): 'values' is called as values\(\), .* required argument: 'item'",
+    ),
+    "arguments of an operator": (
+        lambda: operators.scan(FLOW, plain, 0),
+        TypeError,
+        r"scan\(plain\): 'plain' is called as plain\(result, item\)",
+    ),
+    "arguments of a key": (
+        lambda: operators.unique(FLOW, two, max_keys=3),
+        TypeError,
+        r"unique\(two\): 'two' is called as two\(item\)",
+    ),
     "no function": (lambda: FLOW.map(3), TypeError, r"map\(\) takes a function, not 3"),
     "none": (lambda: FLOW.filter(None), TypeError, r"filter\(\) takes a function, not None"),
     "coroutine": (
@@ -338,7 +403,7 @@ CASES: dict[str, Case] = {
     "bytes to open": (lambda: FLOW.open(b"abc"), TypeError, r"open\(\) .* not a string"),
     "number as source": (lambda: source(3), TypeError, r"source\(\) takes an iterable.* not 3"),
     "async source in a place": (
-        lambda: source(async_values, on=PLACE),
+        lambda: source(ticks, on=PLACE),
         TypeError,
         "an async source is read on the event loop; leave out on=",
     ),
@@ -852,6 +917,14 @@ async def test_an_argument_named_context_that_is_none_of_ours() -> None:
         lambda item, **context: item,
     ):
         assert await FLOW.map(fn).collect([7]) == [7]
+
+
+async def test_a_wrapper_that_has_an_argument_to_give() -> None:
+    """It says that it takes those of the function inside, and takes others."""
+    assert await FLOW.map(handed_on(two)).collect([1]) == ["session"]
+    assert await FLOW.map(handed_on(two), pass_context=True).collect([1]) == ["session"]
+    assert await FLOW.map(functools.partial(two, two=2)).collect([1]) == [1]
+    assert await FLOW.map(functools.partial(print, sep=",")).collect([1]) == [None]
 
 
 async def test_a_method_that_may_give_an_awaitable() -> None:

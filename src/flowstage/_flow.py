@@ -57,6 +57,7 @@ from ._stages import (
     Stage,
     TapStage,
     TransformStage,
+    check_arguments,
     check_callable,
     check_function,
     check_name,
@@ -220,7 +221,8 @@ class Flow(Generic[In, Out_co]):
             options: see `Flow`.
 
         Raises:
-            TypeError: `fn` is a generator function (use `flat_map`), or async and given a place.
+            TypeError: `fn` is a generator function (use `flat_map`), takes other arguments than one
+                item, or is async and given a place.
             ValueError: an option out of range.
 
         Example:
@@ -424,7 +426,8 @@ class Flow(Generic[In, Out_co]):
             name: how the stage is called in reports.
 
         Raises:
-            TypeError: `fn` is a plain generator function or a coroutine function.
+            TypeError: `fn` is a plain generator function or a coroutine function, or takes something
+                else than one argument.
 
         Example:
             >>> import anyio
@@ -445,6 +448,7 @@ class Flow(Generic[In, Out_co]):
             raise TypeError(
                 f"transform({name_of(fn)}) needs an async generator function: 'async def' with 'yield'"
             )
+        check_arguments("transform", fn, "items")
         stage = TransformStage(name or name_of(fn), fn, segments, explicit=name is not None)
         return self._then(stage)
 
@@ -521,6 +525,7 @@ class Flow(Generic[In, Out_co]):
             [3, 4]
         """
         check_function("route", key)
+        check_arguments("route", key, "item")
         check_name(name)
         if isinstance(branches, (str, bytes)):
             raise TypeError(f"branches must be several names, not the string {safe_repr(branches)}")

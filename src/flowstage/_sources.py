@@ -26,7 +26,7 @@ from weakref import ref
 from ._engine import SourceRunner
 from ._errors import GraphError, safe_repr
 from ._live import Live
-from ._stages import ENTERED_ONCE, SourceStage, is_one_shot, one_shot_kind
+from ._stages import ENTERED_ONCE, SourceStage, check_arguments, is_one_shot, one_shot_kind
 from ._topology import Node, Port, Topology
 
 logger = logging.getLogger("flowstage")
@@ -62,7 +62,10 @@ def check_source(verb: str, items: Any) -> None:
             f"{verb}() takes a source of items or a function giving one, not what calling an async "
             "function gave; pass the function itself"
         )
-    if isinstance(items, (Iterable, AsyncIterable)) or callable(items):
+    if callable(items) and not isinstance(items, (Iterable, AsyncIterable)):
+        check_arguments(verb, items)
+        return
+    if isinstance(items, (Iterable, AsyncIterable)):
         return
     if manages or hasattr(items, "__getitem__"):
         return

@@ -233,6 +233,7 @@ def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
             f"{verb}({name}, on=...): {name!r} is async and runs on the event loop; "
             "leave out on=, or pass a plain function"
         )
+    check_arguments(verb, fn, "item", context=options.pass_context)
     if options.on is not None or nature not in ("plain", "generator"):
         return
     if options.timeout is not None:
@@ -250,13 +251,22 @@ def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
 _SAID_BY_WRAPPERS = {"__wrapped__", "__signature__"}
 
 
-def _needs_context(fn: Callable[..., Any]) -> bool:
-    """Tell whether a function is certain to fail without a `context` beside its item.
+def _bare(fn: Any) -> types.FunctionType | None:
+    """Give the function itself, if what it says of its arguments can be believed.
 
-    A wrapper may have one to give, whatever it says of itself; so only bare functions are looked at.
+    A wrapper may have some to give, or take others than it says; so functions in one are left alone.
     """
-    bare = fn.__func__ if isinstance(fn, types.MethodType) else fn
-    if not isinstance(bare, types.FunctionType) or vars(bare).keys() & _SAID_BY_WRAPPERS:
+    if isinstance(fn, types.MethodType):
+        fn = fn.__func__
+    if not isinstance(fn, types.FunctionType) or vars(fn).keys() & _SAID_BY_WRAPPERS:
+        return None
+    return fn
+
+
+def _needs_context(fn: Callable[..., Any]) -> bool:
+    """Tell whether a function is certain to fail without a `context` beside its item."""
+    bare = _bare(fn)
+    if bare is None:
         return False
     code = bare.__code__
     names = code.co_varnames[: code.co_argcount]
@@ -264,6 +274,38 @@ def _needs_context(fn: Callable[..., Any]) -> bool:
         return names.index("context") < len(names) - len(bare.__defaults__ or ())
     only = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     return "context" in only and "context" not in (bare.__kwdefaults__ or ())
+
+
+def check_arguments(verb: str, fn: Callable[..., Any], *given: str, context: bool = False) -> None:
+    """Refuse a function that is certain to fail, because it takes other arguments.
+
+    Args:
+        verb: what the user has called.
+        fn: the function.
+        given: what it is called with, in words.
+        context: whether it is called with a `context` as well.
+
+    Raises:
+        TypeError: it cannot be called like that.
+    """
+    inner: Any = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if _bare(inner) is None:
+        return
+    more = {"context": None} if context else {}
+    try:
+        inspect.signature(fn).bind(*given, **more)
+    except TypeError as error:
+        name = name_of(fn)
+        called = f"{name}({', '.join((*given, *(f'{key}=...' for key in more)))})"
+        is_short = given == ("item",) and str(error).startswith("missing")
+        raise TypeError(
+            f"{verb}({name}): {name!r} is called as {called}, and that cannot work: {error}"
+            f"{'; an item is one argument, also if it is a tuple' if is_short else ''}"
+        ) from None
+    except ValueError:  # a partial that its function refuses: the call will say so
+        return
 
 
 @frozen(eq=False)

@@ -31,7 +31,7 @@ from anyio import current_time, sleep_until
 from ._errors import safe_repr
 from ._flow import Flow
 from ._policies import check_count, check_number
-from ._stages import check_function
+from ._stages import check_arguments, check_function
 
 __all__ = [
     "distinct_until_changed",
@@ -129,6 +129,7 @@ def take_while(flow: Flow[In, T], keep: Callable[[T], Awaitable[object] | object
     """
     _check_flow("take_while", flow)
     check_function("take_while", keep)
+    check_arguments("take_while", keep, "item")
 
     async def take_while(items: AsyncIterator[T]) -> AsyncIterator[T]:
         async for item in items:
@@ -191,6 +192,7 @@ def drop_while(
     """
     _check_flow("drop_while", flow)
     check_function("drop_while", leave_out)
+    check_arguments("drop_while", leave_out, "item")
 
     async def drop_while(items: AsyncIterator[T]) -> AsyncIterator[T]:
         dropping = True
@@ -228,6 +230,7 @@ def scan(flow: Flow[In, T], fn: Callable[[R, T], Awaitable[R] | R], initial: R) 
     """
     _check_flow("scan", flow)
     check_function("scan", fn)
+    check_arguments("scan", fn, "result", "item")
 
     async def scan(items: AsyncIterator[T]) -> AsyncIterator[R]:
         result = initial
@@ -262,6 +265,7 @@ def reduce(flow: Flow[In, T], fn: Callable[[R, T], Awaitable[R] | R], initial: R
     """
     _check_flow("reduce", flow)
     check_function("reduce", fn)
+    check_arguments("reduce", fn, "result", "item")
 
     async def reduce(items: AsyncIterator[T]) -> AsyncIterator[R]:
         result = initial
@@ -348,6 +352,7 @@ def distinct_until_changed(
     _check_flow("distinct_until_changed", flow)
     if key is not None:
         check_function("distinct_until_changed", key)
+        check_arguments("distinct_until_changed", key, "item")
 
     async def distinct_until_changed(items: AsyncIterator[T]) -> AsyncIterator[T]:
         first, last = True, cast(Any, None)
@@ -393,6 +398,7 @@ def unique(
     check_count("max_keys", max_keys)
     if key is not None:
         check_function("unique", key)
+        check_arguments("unique", key, "item")
 
     async def unique(items: AsyncIterator[T]) -> AsyncIterator[T]:
         seen: dict[Any, None] = {}  # the key met last stands last
