@@ -239,7 +239,7 @@ class ZipRunner(RowRunner):
                 return
             await self.wait_item(still_open)
         ended = [
-            str(number)
+            repr(edge.source)
             for number, edge in enumerate(self.inlets)
             if self.heads[number] is EMPTY and self.over(edge)
         ]
