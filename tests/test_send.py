@@ -130,13 +130,25 @@ async def test_after_finish() -> None:
         async with Input[int]("numbers").open() as run:
             run.finish()
             for use in (lambda: run.send(1), lambda: run.feed([1])):
-                with pytest.raises(ClosedError, match="input 'numbers' takes no more items"):
+                with pytest.raises(
+                    ClosedError, match=r"takes no more items: finish\(\) was called"
+                ):
                     await use()
             with pytest.raises(ClosedError, match="input 'numbers' takes no more items"):
                 run.send_nowait(1)
             assert [item async for item in run] == []
             with pytest.raises(ClosedError, match="no input is open any more"):
                 await run.send_sentinel(1)
+
+
+async def test_after_stop() -> None:
+    """The message names what was called first."""
+    with soon():
+        async with Input[int]("numbers").open() as run:
+            await run.stop()
+            run.finish()
+            with pytest.raises(ClosedError, match=r"takes no more items: stop\(\) was called"):
+                await run.send(1)
 
 
 async def test_when_nobody_wants_more() -> None:
@@ -157,7 +169,7 @@ async def test_when_nobody_wants_more() -> None:
                 group.start_soon(send, 2)
                 assert len([item async for item in run]) == 1
             assert sorted(ends) == [1, 2]
-            with pytest.raises(ClosedError):
+            with pytest.raises(ClosedError, match="takes no more items: nobody downstream wants"):
                 run.send_nowait(1)
             with pytest.raises(ClosedError):
                 await run.send_sentinel(1)

@@ -34,6 +34,7 @@ class EntryRunner(Chain):
         open: nothing has ended here yet: sentinels still enter.
         gated: only a later input of a `concat` reads what enters here, and not yet. Sentinels stand
             in line as everywhere, but nobody waits for them to be placed.
+        ended_by: what the user did to take no more, in words; "" if it was nothing of the kind.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class EntryRunner(Chain):
         self.line.changed = self.line.moved = self.bell.ring
         self.open = True
         self.gated = False
+        self.ended_by = ""
 
     def conclude(self) -> None:
         self.open = False
@@ -73,11 +75,13 @@ class EntryRunner(Chain):
 
     def close_input(self) -> None:
         """Take no more; `End` follows what was accepted."""
+        self.ended_by = self.ended_by or "finish() was called"
         self.line.closed = True
         self.bell.ring()
 
     def stop(self) -> None:
         """Take no more, not even what waits in line."""
+        self.ended_by = self.ended_by or "stop() was called"
         self.line.closed = True
         self.line.refuse_items()
         self.bell.ring()
@@ -133,7 +137,13 @@ class InputRunner(EntryRunner):
     def _refuse(self) -> Never:
         why = self.frame.why
         what = f"input {self.name!r} takes no more items"
-        raise ClosedError(what if why is None else f"{what}: the run has failed") from why
+        if why is not None:
+            reason = "the run has failed"
+        elif self.frame.cancelled:
+            reason = "the run is being left"
+        else:
+            reason = self.ended_by or "nobody downstream wants more, all that reads it has ended"
+        raise ClosedError(f"{what}: {reason}") from why
 
     async def serve(self) -> None:
         """Move the line when there is room, until the input is closed and the line empty."""
