@@ -160,7 +160,8 @@ class Flow(Generic[In, Out_co]):
     * `retry`: a `Retry`.
     * `on_error`: `"raise"` ends the run; `"skip"` leaves the item out, logged and counted; `"emit"`
       passes a `Failure` on in its place. The default is the run's, which is `"raise"`.
-    * `pass_context`: call `fn(item, context=...)`.
+    * `pass_context`: call `fn(item, context=...)`, with the mapping that belongs to the item. (Behind
+      `batch`, `transform`, `zip` and `zip_latest` it is a fresh one.)
     * `name`: how the stage is called in reports; the default is the function's name.
     """
 

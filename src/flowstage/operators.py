@@ -12,6 +12,8 @@ equal. What is said of `transform` holds for all that remember something:
   holds back: it gives its result before the sentinel and begins afresh behind it.
 * An interrupt makes them forget: they begin afresh with the next item. One that has ended stays ended.
 * What a function of yours raises ends the run, whatever its `on_error`.
+* Behind one of them, but for `flatten`, an item has a fresh context. What has to get past it belongs
+  into the item.
 
 mypy finds no type for a lambda that `pipe` passes on, and the flow becomes one of `Any`. Where types are
 checked, call the operator itself: `take_while(numbers, lambda number: number > 0)`.
