@@ -146,6 +146,9 @@ class Flow(Generic[In, Out_co]):
     computed once and every branch gets it. (It is the same object in every branch; a function that
     changes an item changes it for the others.) Nothing runs until `open`.
 
+    In annotations it is a `Flow[In, Out]`: what is sent in at its `Input`, and what comes out. `In` is
+    `Any` for a flow that grows from a `source`.
+
     A function that is no `async def` may give awaitables as well, as a lambda around one does. It
     does so each time or never: its first result decides.
 

@@ -56,6 +56,9 @@ class Run(Generic[In, Out_co]):
 
     Reading it with `async for` gives the results; a failure in their way raises its error. After a
     `break`, a new `async for` goes on with the next result.
+
+    In annotations it is a `Run[In, Out]`, as its flow is a `Flow[In, Out]`; that of a `Graph` is a
+    `Run[Any, Any]`, and `output(flow)` knows the type of each end.
     """
 
     def __init__(self, live: Live) -> None:
