@@ -442,6 +442,23 @@ CASES: dict[str, Case] = {
         TypeError,
         "write 'async with flow.open",
     ),
+    "an operator as a verb": (
+        lambda: FLOW.map(plain).take(3),
+        AttributeError,
+        r"'Flow' object has no attribute 'take'; it is an operator: write flow\.pipe\(operators\.take",
+    ),
+    "sending to a flow": (
+        lambda: FLOW.send(1),
+        AttributeError,
+        r"'Input' object has no attribute 'send'; runs have it: write 'async with flow\.open",
+    ),
+    "sending to an opening": (
+        lambda: FLOW.open().send(1),
+        AttributeError,
+        r"'Opening' object has no attribute 'send'; open\(\) gives a block: write 'async with",
+    ),
+    "no such thing": (lambda: FLOW.flatmap, AttributeError, "no attribute 'flatmap'$"),
+    "no such thing of an opening": (lambda: FLOW.open()._x, AttributeError, "no attribute '_x'$"),
     "no stage can fail": (
         lambda: Input().failures(),
         GraphError,
@@ -593,6 +610,14 @@ async def test_an_opening_is_no_plain_block_and_no_awaitable() -> None:
                 raise AssertionError("entered")
         with pytest.raises(TypeError, match=r"write 'async with flow\.open"):
             await opening
+
+
+async def test_a_flow_is_no_block() -> None:
+    """It says how it is opened."""
+    for flow in (FLOW, FLOW.map(plain)):
+        with pytest.raises(TypeError, match=r"use 'async with flow\.open\(\.\.\.\) as run'"):
+            async with flow:  # type: ignore[attr-defined]
+                raise AssertionError("entered")
 
 
 async def test_an_option_that_is_none() -> None:

@@ -14,6 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
+from importlib import import_module
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -37,6 +38,7 @@ from ._places import Threads
 from ._plan import DEFAULT_BUFFER
 from ._policies import OnError, Retry, check_context, check_count, check_number, check_on_error
 from ._report import Report
+from ._run import Run
 from ._sources import check_source
 from ._stages import (
     FAILED,
@@ -182,6 +184,22 @@ class Flow(Generic[In, Out_co]):
 
     def __aiter__(self) -> NoReturn:
         raise TypeError(_HOW_TO_READ)
+
+    if not TYPE_CHECKING:  # where it is wrong already, and should stay so
+
+        async def __aenter__(self):
+            raise TypeError(_HOW_TO_READ)
+
+        async def __aexit__(self, *_):
+            raise AssertionError("never entered")
+
+        def __getattr__(self, name):
+            told = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in import_module("flowstage.operators").__all__:  # they are written with flows
+                told += f"; it is an operator: write flow.pipe(operators.{name}, ...)"
+            elif name[:1] != "_" and hasattr(Run, name):
+                told += f"; runs have it: write 'async with flow.open(...) as run', then run.{name}"
+            raise AttributeError(told, name=name, obj=self)
 
     def _then(self, stage: Stage) -> Flow[In, Any]:
         return Flow(Node(stage, (self._port,)).port())

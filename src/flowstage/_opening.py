@@ -93,6 +93,12 @@ class Opening(Generic[In, Out_co]):
         def __exit__(self, *_):
             raise TypeError(_HOW_TO_OPEN)
 
+        def __getattr__(self, name):
+            told = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name[:1] != "_" and hasattr(Run, name):
+                told += f"; {_HOW_TO_OPEN}"
+            raise AttributeError(told, name=name, obj=self)
+
     async def __aenter__(self) -> Run[In, Out_co]:
         if self._run is not None:
             raise RuntimeError("an opening is entered once; call open() again for another run")
