@@ -573,9 +573,20 @@ async def test_names_are_no_inputs() -> None:
         await Graph(a, b).drain({"a": [1], "b": [2]})
     async with merge(a, b).open() as run:
         with pytest.raises(
-            GraphError, match=r"^to= takes one of this graph's Input flows \('a', 'b'\), not 'a'"
+            GraphError, match=r"^to= .* flows \('a', 'b'\), not 'a'; give the flow, not its name$"
         ):
             await run.send(2, to="a")
+
+
+async def test_what_is_made_a_second_time_is_something_else() -> None:
+    """An input of the same name, an end of the same stages."""
+    with pytest.raises(GraphError, match="they are 'a'; an Input that is made a second time is"):
+        await Input("a").collect({Input("a"): [1]})
+    with pytest.raises(GraphError, match=r"is no Input of this graph; they are 'input'$"):
+        FLOW.open({FLOW.map(plain): [1]})
+    async with Graph(FLOW.map(plain), FLOW.map(str)).open([]) as run:
+        with pytest.raises(GraphError, match="'plain', 'str'; a flow that is built a second time"):
+            run.output(FLOW.map(plain))
 
 
 async def test_calling_what_has_not_one_input() -> None:

@@ -122,7 +122,8 @@ class Run(Generic[In, Out_co]):
             if which == name if isinstance(which, str) else port == end:
                 return self._outputs[number]
         names = ", ".join(repr(name) for name in ends)
-        raise GraphError(f"{safe_repr(which)} is no end of this graph; its ends are {names}")
+        hint = "" if port is None else "; a flow that is built a second time is another flow"
+        raise GraphError(f"{safe_repr(which)} is no end of this graph; its ends are {names}{hint}")
 
     async def _read_into(self, lists: Sequence[MutableSequence[Any]]) -> None:
         """Read every end to its end, into a list of its own; failures are put where they come."""

@@ -133,10 +133,16 @@ class Topology:
         inputs = ", ".join(repr(self.names[node]) for node in self.inputs())
         if not inputs:
             return GraphError(f"{safe_repr(given)} is no Input of this graph; it has none")
-        if isinstance(getattr(given, "_port", None), Port):
-            return GraphError(f"{safe_repr(given)} is no Input of this graph; they are {inputs}")
+        port = getattr(given, "_port", None)
+        if isinstance(port, Port):
+            is_input = isinstance(port.node.stage, InputStage)
+            hint = "; an Input that is made a second time is another one" if is_input else ""
+            return GraphError(
+                f"{safe_repr(given)} is no Input of this graph; they are {inputs}{hint}"
+            )
+        hint = "; give the flow, not its name" if isinstance(given, str) else ""
         return GraphError(
-            f"{where} takes one of this graph's Input flows ({inputs}), not {safe_repr(given)}"
+            f"{where} takes one of this graph's Input flows ({inputs}), not {safe_repr(given)}{hint}"
         )
 
     def entries(self) -> tuple[Node, ...]:
