@@ -400,7 +400,7 @@ CASES: dict[str, Case] = {
         TypeError,
         r"source\(\) takes a source of items, not a string; put 'abc' into a list",
     ),
-    "bytes to open": (lambda: FLOW.open(b"abc"), TypeError, r"open\(\) .* not a string"),
+    "bytes to open": (lambda: FLOW.open(b"abc"), TypeError, "input 'input' takes .* not a string"),
     "number as source": (lambda: source(3), TypeError, r"source\(\) takes an iterable.* not 3"),
     "async source in a place": (
         lambda: source(ticks, on=PLACE),

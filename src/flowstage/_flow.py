@@ -914,7 +914,7 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
         >>> anyio.run(source(ticks).collect)
         [0, 1, 2]
     """
-    check_source("source", items)
+    check_source("source()", items)
     check_name(name)
     if on is not None and not isinstance(on, Threads):
         raise TypeError(f"on must be a place such as Threads(1), not {safe_repr(on)}")

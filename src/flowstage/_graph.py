@@ -193,13 +193,13 @@ class Graph:
                 "this graph has no Input to be given a source; its flows have their own"
             )
         if len(inputs) == 1 and not _is_by_flow(source):
-            check_source("open", source)
+            check_source(f"input {self._topology.names[inputs[0]]!r}", source)
             return {inputs[0]: source}
         names = ", ".join(repr(self._topology.names[node]) for node in inputs)
         if not isinstance(source, Mapping):
             raise GraphError(
                 f"this graph has several inputs ({names}); give their sources as "
-                "open({flow: source, ...})"
+                "a mapping {flow: source, ...}"
             )
         found: dict[Node, Any] = {}
         for flow, items in source.items():
@@ -207,7 +207,7 @@ class Graph:
             node = port.node if isinstance(port, Port) else None
             if node not in inputs or node is None:
                 raise self._topology.no_input(flow, "a mapping of sources")
-            check_source("open", items)
+            check_source(f"input {self._topology.names[node]!r}", items)
             found[node] = items
         return found
 

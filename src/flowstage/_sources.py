@@ -40,37 +40,41 @@ _used_up: dict[int, ref[Any]] = {}
 """What an earlier run has read to its end, or the stage that it belongs to, by identity."""
 
 
-def check_source(verb: str, items: Any) -> None:
+def check_source(taker: str, items: Any) -> None:
     """Refuse what cannot be read as a source.
+
+    Args:
+        taker: what it is given to, in words.
+        items: what is given.
 
     Raises:
         TypeError: it is a string, a flow, or nothing that gives items.
     """
     if isinstance(getattr(items, "_port", None), Port):
         raise TypeError(
-            f"{verb}() takes a source of items, and {safe_repr(items)} is a flow; build on it"
+            f"{taker} takes a source of items, and {safe_repr(items)} is a flow; build on it"
         )
     if isinstance(items, (str, bytes)):
         raise TypeError(
-            f"{verb}() takes a source of items, not a string; put {safe_repr(items)} into a list"
+            f"{taker} takes a source of items, not a string; put {safe_repr(items)} into a list"
         )
     manages = hasattr(items, "__aenter__")
     if isawaitable(items) and not (manages or isinstance(items, AsyncIterable) or callable(items)):
         if iscoroutine(items):
             items.close()
         raise TypeError(
-            f"{verb}() takes a source of items or a function giving one, not what calling an async "
+            f"{taker} takes a source of items or a function giving one, not what calling an async "
             "function gave; pass the function itself"
         )
     if callable(items) and not isinstance(items, (Iterable, AsyncIterable)):
-        check_arguments(verb, items)
+        check_arguments("source", items)
         return
     if isinstance(items, (Iterable, AsyncIterable)):
         return
     if manages or hasattr(items, "__getitem__"):
         return
     raise TypeError(
-        f"{verb}() takes an iterable, an async iterable, an async context manager giving one, or a "
+        f"{taker} takes an iterable, an async iterable, an async context manager giving one, or a "
         f"function returning one of these, not {safe_repr(items)}"
     )
 
