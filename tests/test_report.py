@@ -266,6 +266,30 @@ async def test_an_idle_run_has_no_bottleneck() -> None:
         assert run.report().elapsed >= 0.009
 
 
+@pytest.mark.parametrize("slow", ["reader", "sender"])
+async def test_who_sets_the_pace_from_outside(slow: str) -> None:
+    """The busiest stage is no bottleneck while it waits for the input or the reader."""
+
+    async def quick(item: int) -> int:
+        await anyio.sleep(0.002)
+        return item
+
+    async def send(run: Run[int, int]) -> None:
+        for number in range(10):
+            await anyio.sleep(0.02 * (slow == "sender"))
+            await run.send(number)
+        run.finish()
+
+    async with Input[int]().map(quick).open(buffer=1) as run:
+        async with anyio.create_task_group() as group:
+            group.start_soon(send, run)
+            async for _ in run:
+                await anyio.sleep(0.02 * (slow == "reader"))
+    report = run.report()
+    assert report.stage("quick").busy > 0.05 * report.elapsed
+    assert report.bottleneck is None
+
+
 @pytest.mark.parametrize("items", [0, 1])
 async def test_who_waits_is_not_busy(items: int) -> None:
     """A wait that goes on is counted as such: a report is often asked for in the middle of one."""

@@ -205,7 +205,7 @@ def _edges(live: Live) -> tuple[EdgeReport, ...]:
 
 
 def _bottleneck(live: Live, stages: tuple[StageReport, ...], elapsed: float) -> Bottleneck | None:
-    """Find the stage that sets the pace: the most utilised one with full input."""
+    """Find the stage that sets the pace: the most utilised one, if it does not wait even longer."""
     if elapsed <= 0:
         return None
     by_name = {stage.name: stage for stage in stages}
@@ -222,4 +222,6 @@ def _bottleneck(live: Live, stages: tuple[StageReport, ...], elapsed: float) -> 
     if best is None or best[0] < 0.05:  # nobody is: the input or the reader sets the pace
         return None
     use, stage, calls = best
+    if max(stage.waiting, stage.blocked) > use * elapsed:  # even the busiest stage waits for them
+        return None
     return Bottleneck(stage.name, f"busy {min(use, 1.0):.0%} of the time{calls}")
