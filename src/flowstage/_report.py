@@ -57,7 +57,7 @@ class StageReport:
     Attributes:
         name, kind: which stage, and what kind it is.
         taken: items that it took.
-        done: items whose results have been given on.
+        done: items that came through: their results have been given on, if anybody still wanted them.
         filtered: items that a filter dropped, or whose row was incomplete.
         skipped: items that failed under `"skip"`.
         failed: items that failed under `"raise"` or `"emit"`.
