@@ -72,6 +72,23 @@ async def ticks() -> AsyncIterator[int]:
     yield 1
 
 
+async def adds_one(item: Any) -> AsyncIterator[Any]:
+    yield item + 1
+
+
+async def shouts(item: Any) -> AsyncIterator[Any]:
+    yield item.upper()
+
+
+async def without_async(items: Any) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+async def told(items: Any) -> AsyncIterator[Any]:
+    yield str(items)
+
+
 def handed_on(fn: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fn)
     def call(item: Any, **more: Any) -> Any:
@@ -696,6 +713,8 @@ async def test_a_source_that_turns_out_to_be_async_in_a_place() -> None:
         lambda item: item.upper(),
         str,
         len,
+        adds_one,
+        shouts,
     ],
 )
 async def test_a_transform_of_one_item(fn: Any) -> None:
@@ -704,6 +723,15 @@ async def test_a_transform_of_one_item(fn: Any) -> None:
         await source([1, 2]).transform(fn).collect()
     words = [str(caught.value), *caught.value.__notes__]
     assert sum("given the iterator of all items" in text for text in words) == 1
+
+
+async def test_the_items_of_a_transform_say_how_they_are_read() -> None:
+    """To a plain loop, and to whoever looks at them."""
+    with pytest.raises(TypeError, match="are read with 'async for', not with 'for'"):
+        await FLOW.transform(without_async).collect([1])
+    assert await FLOW.transform(told).collect([1]) == [
+        "<the items of transform 'told', to be read with 'async for'>"
+    ]
 
 
 async def test_feeding_what_gives_no_items() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Hashable, Mapping, Sequence
 from inspect import iscoroutine
 from time import perf_counter
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 from anyio import current_effective_deadline, get_current_task, sleep_forever
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -46,6 +46,14 @@ class Items(AsyncIterator[Any]):
         self.barrier: Barrier | None = None
         self._end = perf_counter() + LONGEST_TURN  # when other tasks are due a turn
         self._rested = False  # they have had it
+
+    def __repr__(self) -> str:
+        return f"<the items of transform {self._runner.name!r}, to be read with 'async for'>"
+
+    if not TYPE_CHECKING:  # where it is wrong already, and should stay so
+
+        def __iter__(self):
+            raise TypeError("the items of a transform are read with 'async for', not with 'for'")
 
     async def __anext__(self) -> Any:
         runner = self._runner
@@ -252,6 +260,10 @@ class TransformRunner(Runner):
             if type(value) is Sentinel:
                 raise sentinel_given(self.name)
         except BaseException as raised:
+            if isinstance(raised, (TypeError, AttributeError)) and f"'{Items.__name__}'" in str(
+                raised
+            ):
+                raised.add_note(f"flowstage: {GIVEN}")
             await self.failed(raised)
             raise Stopped from None
         return value
