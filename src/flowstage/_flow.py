@@ -595,7 +595,8 @@ class Flow(Generic[In, Out_co]):
         """Give, as data, every `Failure` that the stages above skipped or emitted.
 
         This is the branch for dead letters. Under `"skip"` the main branch goes on without the
-        items that failed; under `"emit"` it has them too.
+        items that failed; under `"emit"` it has them too. A stage gives a failure when its turn
+        comes: in order, unless it has `ordered=False`.
 
         Raises:
             GraphError: no stage above can fail.
@@ -727,7 +728,8 @@ class Flow(Generic[In, Out_co]):
     ) -> list[Out_co]:
         """Run to the end and give all results in order.
 
-        With `on_error="emit"` the `Failure`s are among them, in their places.
+        With `on_error="emit"` the `Failure`s are among them, in their places, which the type of the
+        list does not say.
 
         Args:
             source: as for `open`.
