@@ -809,6 +809,16 @@ async def test_a_function_of_which_the_traceback_has_no_line(
     assert where in caught.value.__notes__[-1]
 
 
+async def test_a_function_that_gives_awaitables_now_and_then() -> None:
+    """Its first result was one, so Python's own words are about an `await` that nobody wrote."""
+    for options in ({}, {"retry": Retry(2, errors=(OSError,))}):
+        with soon(), pytest.raises(TypeError) as caught:
+            await ANY.map(lambda n: checkpoint() if n else n, **options).collect([1, 0])
+        assert caught.value.__notes__[-1].endswith(
+            " on item 0, attempt 1; it gave an awaitable before, and a function does so each time or never"
+        )
+
+
 KNOWN: dict[str, Callable[[], Flow[Any, Any]]] = {
     "in the traceback": lambda: ANY.map(refuse(1, lambda: TypeError())),
     "in its cause": lambda: ANY.map(refuse(1, StopIteration)),

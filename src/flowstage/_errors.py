@@ -86,6 +86,8 @@ def note_failure(failure: Failure, code: CodeType | None = None) -> None:
             text += f" (written at {code.co_filename}:{code.co_firstlineno})"
         if failure.item is not NO_ITEM:
             text += f" on item {safe_repr(failure.item)}, attempt {failure.attempts}"
+        if " (written at " in text and isinstance(error, TypeError) and "await" in str(error):
+            text += "; it gave an awaitable before, and a function does so each time or never"
         earlier = getattr(error, _MARK, None)
         if earlier is not None and earlier[3] in getattr(error, "__notes__", ()):
             error.__notes__.remove(earlier[3])  # the same exception object, raised once more
