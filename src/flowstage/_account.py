@@ -205,23 +205,28 @@ def _edges(live: Live) -> tuple[EdgeReport, ...]:
 
 
 def _bottleneck(live: Live, stages: tuple[StageReport, ...], elapsed: float) -> Bottleneck | None:
-    """Find the stage that sets the pace: the most utilised one, if it does not wait even longer."""
+    """Find the stage that sets the pace: the busiest, unless all wait most of the time.
+
+    In a run in which hardly anything is done, the input or the reader sets the pace.
+    """
     if elapsed <= 0:
         return None
     by_name = {stage.name: stage for stage in stages}
     best: tuple[float, StageReport, str] | None = None
+    work = 0.0
     for node in live.topology.nodes:
         stage = by_name[live.topology.names[node]]
         width = getattr(getattr(node.stage, "options", None), "width", 1)
         use = stage.busy / (elapsed * width)
         if isinstance(node.stage, BufferStage) or not stage.taken:
             continue
+        work += use
         if best is None or use > best[0]:
             calls = f" in each of {width} calls at once" if width > 1 else ""
             best = (use, stage, calls)
-    if best is None or best[0] < 0.05:  # nobody is: the input or the reader sets the pace
+    if best is None or best[0] < 0.05:
         return None
     use, stage, calls = best
-    if max(stage.waiting, stage.blocked) > use * elapsed:  # even the busiest stage waits for them
+    if work < 0.5 and max(stage.waiting, stage.blocked) > use * elapsed:
         return None
     return Bottleneck(stage.name, f"busy {min(use, 1.0):.0%} of the time{calls}")

@@ -80,14 +80,15 @@ def note_failure(failure: Failure, code: CodeType | None = None) -> None:
     is found before the function begins, and what it gave is looked at when it is over.
     """
     error = failure.error
-    text = f"flowstage: raised in stage {failure.stage!r}"
+    text, hint = f"flowstage: raised in stage {failure.stage!r}", ""
     try:
         if code is not None and not _leads_to(code, error):
             text += f" (written at {code.co_filename}:{code.co_firstlineno})"
+            if isinstance(error, TypeError) and "await" in str(error):
+                hint = "; it gave an awaitable before, and a function does so each time or never"
         if failure.item is not NO_ITEM:
             text += f" on item {safe_repr(failure.item)}, attempt {failure.attempts}"
-        if " (written at " in text and isinstance(error, TypeError) and "await" in str(error):
-            text += "; it gave an awaitable before, and a function does so each time or never"
+        text += hint
         earlier = getattr(error, _MARK, None)
         if earlier is not None and earlier[3] in getattr(error, "__notes__", ()):
             error.__notes__.remove(earlier[3])  # the same exception object, raised once more

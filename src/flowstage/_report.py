@@ -249,8 +249,8 @@ class Report:
         failures: the first and last 500 failures, as text.
         failed: how many there were in all.
         interrupts: how many times the run was interrupted.
-        bottleneck: the stage that sets the pace, if one can be told; `None` while even the busiest
-            one waits most of the time, for the input or for whoever reads.
+        bottleneck: the stage that sets the pace, if one can be told; `None` while all of
+            them wait most of the time, for the input or for whoever reads.
         timing: the times of single items, if the run was opened with `timing=True`.
     """
 

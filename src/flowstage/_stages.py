@@ -291,8 +291,12 @@ def check_arguments(verb: str, fn: Callable[..., Any], *given: str, context: boo
     inner: Any = fn
     while isinstance(inner, functools.partial):
         inner = inner.func
-    if _bare(inner) is None:
+    bare = _bare(inner)
+    if bare is None:
         return
+    code = bare.__code__
+    if bare is fn and code.co_argcount == len(given) and not (context or code.co_kwonlyargcount):
+        return  # as most do: a signature takes a while to make
     more = {"context": None} if context else {}
     try:
         inspect.signature(fn).bind(*given, **more)
