@@ -299,15 +299,20 @@ async def test_a_timeout_around_a_question_loses_no_mark() -> None:
 async def test_a_mark_that_finds_no_room_before_the_end() -> None:
     """The function has asked, so it goes on, whatever the function does then."""
 
-    async def asks_once(items: AsyncIterator[int]) -> AsyncIterator[Any]:
-        yield "given"
-        await settle()
-        with anyio.move_on_after(0):
-            await anext(items)
+    go = anyio.Event()
 
-    flow = Input[int]().transform(asks_once)
+    async def asks_in_vain(items: AsyncIterator[int]) -> AsyncIterator[Any]:
+        yield "given"
+        await go.wait()
+        for _ in range(2):  # the first question may only give others their turn
+            with anyio.move_on_after(0):
+                await anext(items, None)
+
+    flow = Input[int]().transform(asks_in_vain)
     with soon():
-        async with flow.open([Sentinel("s")], buffer=1) as run:
+        async with flow.open(buffer=1) as run:
+            await run.send_sentinel("s")
+            go.set()
             await settle()
             assert [event async for event in run.events()] == ["given", Sentinel("s")]
 
@@ -412,6 +417,39 @@ async def test_an_old_life_gets_nothing_new(shield: bool) -> None:
             run.finish()
             assert [item async for item in results] == ["new 1", "new 2"]
     assert seen == [ClosedError if shield else anyio.get_cancelled_exc_class()]
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("shield", [False, True])
+async def test_an_interrupt_while_a_segment_is_concluded(shield: bool) -> None:
+    """The sentinel that ended it is as old as its items, though the function comes to its end."""
+    begun, go = anyio.Event(), anyio.Event()
+
+    async def concluded(items: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for item in items:
+            yield item
+        if begun.is_set():
+            return
+        begun.set()
+        if shield:
+            with anyio.CancelScope(shield=True):
+                await go.wait()
+        else:
+            run.interrupt()
+
+    flow = Input[str]().transform(concluded, segments=True)
+    with soon():
+        async with flow.open() as run:
+            await run.send("old")
+            await run.send_sentinel("old")
+            await begun.wait()
+            if shield:
+                run.interrupt()
+                go.set()
+            await run.send("new")
+            await run.send_sentinel("new")
+            run.finish()
+            assert [event async for event in run.events()] == ["new", Sentinel("new")]
     check_accounts(run.report(), over=True)
 
 

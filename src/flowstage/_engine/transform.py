@@ -125,6 +125,7 @@ class TransformRunner(Runner):
 
     async def serve(self) -> None:
         self.held = self.passing = None
+        self.helper = Bell(self.frame.watch)  # one of an older epoch may still be on its way out
         self.task, self.deadline = get_current_task().id, current_effective_deadline()
         while True:
             items = Items(self)
@@ -134,6 +135,7 @@ class TransformRunner(Runner):
             await self.pass_on()
             if items.barrier is None:
                 return
+            self.check()
             await self.pass_mark(items.barrier)
 
     async def one_life(self, items: Items) -> None:
@@ -180,7 +182,7 @@ class TransformRunner(Runner):
         """Wait for input in a task that the function has started, for as long as that lives."""
         if self.inlets[0].finished or self.frame.cancelled:
             await self.refuse()
-        began = perf_counter()
+        began, seen = perf_counter(), self.seen
         if not self.waits:
             self.since = began
             self.waits, self.waits_at = "input", self.inlets
@@ -190,7 +192,7 @@ class TransformRunner(Runner):
             if self.waits == "input":
                 self.waits = ""
             self.tally.waiting += perf_counter() - began
-        self.check()
+        self.frame.epoch.check(seen)
 
     async def refuse(self) -> Never:
         """Let go of whoever asks on behalf of a function that was interrupted or has ended.
@@ -225,7 +227,7 @@ class TransformRunner(Runner):
             finally:
                 self.helper.ring()
             return
-        watch = self.frame.watch
+        watch, seen = self.frame.watch, self.seen
         watch.enter()
         try:
             if self.waits == "output":
@@ -234,7 +236,7 @@ class TransformRunner(Runner):
                 await outlet.wait_room(thing, self.helper)
         finally:
             watch.leave()
-        self.check()
+        self.frame.epoch.check(seen)
 
     async def guarded_open(self, items: Items) -> Values:
         values: Any = NO_ITEM
