@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import BusyResourceError
 from anyio.lowlevel import checkpoint
 
 from flowstage import ClosedError, Input, Sentinel, StageError, source
@@ -359,6 +360,34 @@ async def test_a_task_of_the_functions_reads(buffer: int) -> None:
     for kind in (int, Sentinel):
         assert [e for e in events if type(e) is kind] == [e for e in sent if type(e) is kind]
     check_accounts(run.report(), over=True)
+
+
+async def test_two_tasks_of_the_function_ask_at_once() -> None:
+    """The second one is refused, and told how to have calls at once; the first one goes on."""
+    refused: list[BusyResourceError] = []
+
+    async def crowded(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        got: list[int] = []
+
+        async def ask() -> None:
+            try:
+                got.append(await anext(items))
+            except BusyResourceError as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            group.start_soon(ask)
+        (item,) = got
+        yield item
+
+    with soon():
+        async with Input[int]().transform(crowded).open() as run:
+            await settle()
+            await run.send(7)
+            assert [item async for item in run] == [7]
+    (error,) = refused
+    assert "transform 'crowded'; for calls at once use map(" in str(error)
 
 
 @pytest.mark.parametrize("buffer", [0, 1])

@@ -13,7 +13,7 @@ from inspect import iscoroutine
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Never
 
-from anyio import current_effective_deadline, get_current_task, sleep_forever
+from anyio import BusyResourceError, current_effective_deadline, get_current_task, sleep_forever
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._clock import compute
@@ -46,6 +46,7 @@ class Items(AsyncIterator[Any]):
         self.barrier: Barrier | None = None
         self._end = perf_counter() + LONGEST_TURN  # when other tasks are due a turn
         self._rested = False  # they have had it
+        self._asked = False  # a task waits for the next item
 
     def __repr__(self) -> str:
         return f"<the items of transform {self._runner.name!r}, to be read with 'async for'>"
@@ -57,6 +58,11 @@ class Items(AsyncIterator[Any]):
 
     async def __anext__(self) -> Any:
         runner = self._runner
+        if self._asked:
+            error = BusyResourceError("reading")
+            what = f"another task waits for the next item of transform {runner.name!r}"
+            error.args = (f"{what}; for calls at once use map(..., concurrency=...)",)
+            raise error
         runner.settle_item()
         runner.count_work()
         (inlet,) = runner.inlets
@@ -79,6 +85,7 @@ class Items(AsyncIterator[Any]):
                 self.barrier = thing
                 runner.resumed = perf_counter()
                 break
+            self._asked = True
             try:
                 if thing is EMPTY:
                     await runner.wait_for_items()
@@ -92,6 +99,8 @@ class Items(AsyncIterator[Any]):
                 if not runner.is_ours():  # and this task may be in no scope of ours
                     await runner.refuse()
                 await sleep_forever()
+            finally:
+                self._asked = False
         raise StopAsyncIteration
 
 
