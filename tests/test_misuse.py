@@ -400,6 +400,7 @@ CASES: dict[str, Case] = {
         "observers must be a sequence; pass a list, not None",
     ),
     "observers one": (lambda: FLOW.open(observers=Observer()), TypeError, "observers .* a list"),
+    "observers class": (lambda: FLOW.open(observers=[Observer]), TypeError, "not its class"),
     "observers text": (lambda: FLOW.open(observers="ab"), TypeError, "observers .* pass a list"),
     "observer without a function": (
         lambda: FLOW.open(observers=[Observer()]),

@@ -26,7 +26,7 @@ async def test_send_nowait_would_block_when_full() -> None:
         async with Input[int]().open(buffer=2) as run:
             run.send_nowait(1)
             run.send_nowait(2)
-            with pytest.raises(anyio.WouldBlock):
+            with pytest.raises(anyio.WouldBlock, match=r"input '.*' has no room"):
                 run.send_nowait(3)
             async for item in run:
                 assert item == 1

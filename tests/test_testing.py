@@ -701,6 +701,13 @@ def test_explore_gives_what_came() -> None:
     assert len(set(explore(whose_turn, seeds=[1, 1], backends=["trio"]))) == 1
 
 
+async def test_explore_is_called_outside_of_an_event_loop() -> None:
+    """Inside of one it says so, and blames no seed."""
+    with pytest.raises(RuntimeError, match="outside of one") as caught:
+        explore(whose_turn)
+    assert not hasattr(caught.value, "__notes__")
+
+
 def test_wrong_schedules_are_refused() -> None:
     """At the call."""
     with pytest.raises(ValueError, match="backend must be one of"):

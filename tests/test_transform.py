@@ -362,6 +362,18 @@ async def test_a_task_of_the_functions_reads(buffer: int) -> None:
     check_accounts(run.report(), over=True)
 
 
+async def test_asking_once_too_often() -> None:
+    """A function that does not see the end of its items is told how it can."""
+
+    async def in_pairs(items: AsyncIterator[int]) -> AsyncIterator[Any]:
+        while True:
+            yield await anext(items), await anext(items)
+
+    with soon(), pytest.raises(RuntimeError, match="StopAsyncIteration") as caught:
+        await Input[int]().transform(in_pairs).collect(range(3))
+    assert any("anext(items, default)" in note for note in caught.value.__notes__)
+
+
 async def test_two_tasks_of_the_function_ask_at_once() -> None:
     """The second one is refused, and told how to have calls at once; the first one goes on."""
     refused: list[BusyResourceError] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from types import TracebackType
+from inspect import getattr_static
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._errors import GraphError, safe_repr
@@ -40,7 +41,8 @@ def check_observers(observers: Any) -> tuple[Any, ...]:
     """Give the observers of a run, or refuse them.
 
     Raises:
-        TypeError: they are no sequence, or one of them has no hook, or one that cannot be called.
+        TypeError: they are no sequence, or one of them has no hook, or one that cannot be called, or
+            is a class.
     """
     if isinstance(observers, (str, bytes, Mapping)) or not isinstance(observers, Iterable):
         raise TypeError(f"observers must be a sequence; pass a list, not {safe_repr(observers)}")
@@ -51,6 +53,10 @@ def check_observers(observers: Any) -> tuple[Any, ...]:
             raise TypeError(
                 f"an observer has before_stage or after_stage, and {safe_repr(observer)} has neither"
             )
+        if isinstance(observer, type) and any(
+            isinstance(getattr_static(observer, name), FunctionType) for name in hooks
+        ):
+            raise TypeError(f"an observer is an object, not its class; make one of {observer!r}")
         for name in hooks:
             if not callable(getattr(observer, name)):
                 raise TypeError(

@@ -176,7 +176,7 @@ class Run(Generic[In, Out_co]):
         entry = self._entry(to)
         self._live.check_thread("run.send_nowait")
         if not entry.place(self._envelope(item, context)):
-            raise WouldBlock
+            raise WouldBlock(f"input {entry.name!r} has no room now")
 
     async def feed(self, source: Iterable[In] | AsyncIterable[In], *, to: Any = None) -> None:
         """Send everything that a source gives; the input stays open for more.

@@ -236,16 +236,20 @@ def check_options(verb: str, fn: Callable[..., Any], options: Options) -> None:
     check_arguments(verb, fn, "item", context=options.pass_context)
     if options.on is not None or nature not in ("plain", "generator"):
         return
+    if options.timeout is None and options.width == 1:
+        return
+    remedy = "run it in a place (on=Threads(...)) or make it async"
+    if name == "lambda":
+        remedy += "; what a lambda calls may be async, which nobody can see: pass an 'async def'"
     if options.timeout is not None:
         raise TypeError(
             f"{verb}({name}, timeout=...): a plain function on the event loop cannot be timed out; "
-            "run it in a place (on=Threads(...)) or make it async"
+            f"{remedy}"
         )
-    if options.width > 1:
-        raise ValueError(
-            f"{verb}({name}, concurrency={options.concurrency}): a plain function on the event loop "
-            "runs one call at a time; run it in a place (on=Threads(...)) or make it async"
-        )
+    raise ValueError(
+        f"{verb}({name}, concurrency={options.concurrency}): a plain function on the event loop "
+        f"runs one call at a time; {remedy}"
+    )
 
 
 _SAID_BY_WRAPPERS = {"__wrapped__", "__signature__"}

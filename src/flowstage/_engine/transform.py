@@ -104,6 +104,16 @@ class Items(AsyncIterator[Any]):
         raise StopAsyncIteration
 
 
+def _hint(raised: BaseException) -> str:
+    """Tell what is likely to be wrong in a function that takes its items for something else."""
+    told = str(raised)
+    if isinstance(raised, (TypeError, AttributeError)) and f"'{Items.__name__}'" in told:
+        return GIVEN
+    if isinstance(raised, RuntimeError) and told.endswith("raised StopAsyncIteration"):
+        return "the items came to their end; read them with 'async for', or 'anext(items, default)'"
+    return ""
+
+
 class TransformRunner(Runner):
     """Runs a transform's function, once or once a segment.
 
@@ -271,10 +281,8 @@ class TransformRunner(Runner):
             if type(value) is Sentinel:
                 raise sentinel_given(self.name)
         except BaseException as raised:
-            if isinstance(raised, (TypeError, AttributeError)) and f"'{Items.__name__}'" in str(
-                raised
-            ):
-                raised.add_note(f"flowstage: {GIVEN}")
+            if hint := _hint(raised):
+                raised.add_note(f"flowstage: {hint}")
             await self.failed(raised)
             raise Stopped from None
         return value

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import anyio
+from anyio.lowlevel import current_token
 
 from .._errors import safe_repr
 from ._asyncio_order import ShuffledLoop
@@ -84,6 +85,7 @@ def explore(
         what it gave each time.
 
     Raises:
+        RuntimeError: it was called inside of an event loop.
         BaseException: what it raised, with a note that names the backend, the seed and the lag.
 
     Example:
@@ -101,6 +103,10 @@ def explore(
     """
     if backends is None:
         backends = ["asyncio"] + ["trio"] * (find_spec("trio") is not None)
+    if _in_event_loop():
+        raise RuntimeError(
+            "explore() runs event loops of its own; call it outside of one, in a plain function"
+        )
     chosen = tuple(backends)
     results: list[T] = []
     for seed in seeds:
@@ -113,3 +119,11 @@ def explore(
                 error.add_note(f"run with: shuffled({backend!r}, {seed}, lag={lag})")
                 raise
     return results
+
+
+def _in_event_loop() -> bool:
+    try:
+        current_token()
+    except RuntimeError:
+        return False
+    return True
