@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from anyio import create_task_group, fail_after, from_thread, move_on_after, sleep, to_thread
+from anyio.lowlevel import checkpoint
 
 from flowstage import (
     DeadlockError,
@@ -243,6 +246,44 @@ async def test_a_timer_in_a_transform_is_alive() -> None:
 
     graph = crossing(*two_sources(200), a1=lambda flow: flow.transform(impatient))
     with fail_after(5):
+        await graph.drain(buffer=5)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
+async def test_a_timer_of_asyncios_own_in_a_transform_is_alive() -> None:
+    """`asyncio.timeout` is one that no cancel scope knows of."""
+
+    async def ask(items: AsyncIterator[Any]) -> Any:
+        return await anext(items, None)
+
+    async def impatient(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        item: Any = 0
+        while item is not None:
+            item = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    item = await ask(items)
+            if item is not None:
+                yield item
+
+    graph = crossing(*two_sources(200), a1=lambda flow: flow.transform(impatient))
+    with fail_after(5):
+        await graph.drain(buffer=5)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
+async def test_a_timer_of_asyncios_own_that_does_not_run_is_none() -> None:
+    """Neither one that has been left nor one without a time."""
+
+    async def patient(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async with asyncio.timeout(9) as over:
+            await checkpoint()
+        async with asyncio.timeout(None):
+            async for item in items:
+                yield item, over
+
+    graph = crossing(*two_sources(200), a1=lambda flow: flow.transform(patient))
+    with pytest.raises(DeadlockError, match="'patient' waits for an item"), fail_after(5):
         await graph.drain(buffer=5)
 
 

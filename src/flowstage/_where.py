@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any
 
 _DEEPEST = 40
@@ -27,11 +27,35 @@ _PARTS = (("cr_frame", "cr_await"), ("ag_frame", "ag_await"), ("gi_frame", "gi_y
 
 def frames_of(awaited: Any) -> Iterator[FrameType]:
     """Give the frames of a suspended coroutine, outermost first, through everything it awaits."""
+    for _, frame in _through(awaited):
+        yield frame
+
+
+def is_timed(awaited: Any) -> bool:
+    """Tell whether a suspended coroutine stands in an `asyncio.timeout()` block whose time runs.
+
+    That is a timer of which no cancel scope knows. Of an `async with` the frame keeps what leaves it
+    where Python code cannot see it; the collector can.
+    """
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    for suspended, _ in _through(awaited):
+        for referent in gc.get_referents(suspended):
+            timeout: Any = referent.__self__ if type(referent) is MethodType else referent
+            if type(timeout) is not asyncio.Timeout or timeout.when() is None:
+                continue
+            if "[active]" in repr(timeout):  # one that has been left may still have a name
+                return True
+    return False
+
+
+def _through(awaited: Any) -> Iterator[tuple[Any, FrameType]]:
     for _ in range(_DEEPEST):
         for frame_name, inner_name in _PARTS:
             frame = getattr(awaited, frame_name, None)
             if frame is not None:
-                yield frame
+                yield awaited, frame
                 awaited = getattr(awaited, inner_name)
                 break
         else:

@@ -13,7 +13,13 @@ from inspect import iscoroutine
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Never
 
-from anyio import BusyResourceError, current_effective_deadline, get_current_task, sleep_forever
+from anyio import (
+    BusyResourceError,
+    current_effective_deadline,
+    get_current_task,
+    get_running_tasks,
+    sleep_forever,
+)
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._clock import compute
@@ -22,6 +28,7 @@ from .._epoch import Flushed
 from .._errors import NO_ITEM, ClosedError, safe_repr
 from .._stages import MAIN, TransformStage
 from .._watch import Bell
+from .._where import is_timed
 from .._wires import EMPTY, Edge, Enough, Outlet, wait_any
 from .call import sentinel_given
 from .runner import LONGEST_TURN, Frame, Runner, Step, Stopped, own_error
@@ -212,6 +219,13 @@ class TransformRunner(Runner):
                 self.waits = ""
             self.tally.waiting += perf_counter() - began
         self.frame.epoch.check(seen)
+
+    def moves(self) -> bool:
+        return super().moves() or (self.waits == "input" and self.is_timed())
+
+    def is_timed(self) -> bool:
+        """Tell whether the function waits for its input with a timer that is asyncio's own."""
+        return any(is_timed(info.coro) for info in get_running_tasks() if info.id == self.task)
 
     async def refuse(self) -> Never:
         """Let go of whoever asks on behalf of a function that was interrupted or has ended.
