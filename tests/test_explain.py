@@ -50,6 +50,18 @@ async def test_an_idle_run() -> None:
     assert run.explain() == "the run is over"
 
 
+async def test_an_edge_full_of_sentinels_is_full() -> None:
+    """They take room, so they are counted, and told apart."""
+    async with Input[int]("numbers").map(same).open(buffer=2) as run:
+        await run.send(1)
+        await run.send_sentinel("a")
+        await run.send_sentinel("b")
+        await quiet()
+        told = run.explain()
+    assert "'same' to output 'same': 2 of 2 (sentinels and gaps among them: 1)" in told
+    assert "'same': waiting to give to 'same'" in told
+
+
 async def test_calls_under_way_and_the_longest() -> None:
     """How many run, since when, with what."""
     go = Event()

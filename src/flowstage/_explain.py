@@ -103,7 +103,9 @@ def _names(names: Iterator[str]) -> str:
 
 def _edge(edge: Edge, is_end: bool) -> str:
     target = f"output {edge.target!r}" if is_end else repr(edge.target)
-    text = f"{edge.source!r} to {target}: {edge.inside} of {edge.capacity}"
+    text = f"{edge.source!r} to {target}: {edge.used} of {edge.capacity}"
+    if edge.marks_inside:
+        text += f" (sentinels and gaps among them: {edge.marks_inside})"
     if edge.finished:
         return f"{text}, closed"
     return f"{text}, ended" if edge.ended else text
