@@ -332,12 +332,14 @@ async def test_a_plain_iterable_fails_where_it_fails(below: str, fused: bool) ->
 
 @each_way
 async def test_a_plain_iterable_that_interrupts_gives_no_more(below: str, fused: bool) -> None:
-    """It is closed, what it gave is gone, and the next items are whole."""
+    """Nor is it asked for more: it is closed, what it gave is gone, the next items are whole."""
     closed: list[int] = []
+    asked: list[tuple[int, int]] = []
 
     def values(item: int) -> Iterator[tuple[int, int]]:
         try:
             for number in range(10):
+                asked.append((item, number))
                 if (item, number) == (3, 7):
                     run.interrupt()
                 yield item, number
@@ -358,6 +360,7 @@ async def test_a_plain_iterable_that_interrupts_gives_no_more(below: str, fused:
     assert of_3 == list(range(len(of_3)))
     assert len(of_3) <= 7
     assert closed == list(range(6))
+    assert asked == sorted([*whole, *((3, number) for number in range(8))])
     check_accounts(run.report(), over=True)
 
 

@@ -228,7 +228,7 @@ class Chain(Runner):
         Raises:
             CallFailed: the iterable raised, or gave a sentinel.
         """
-        tally = step.tally
+        tally, seen, epoch = step.tally, self.seen, self.frame.epoch
         last = index + 1 == len(self.calls)
         while not values.closed:
             most = min(self.outlet.space(), self.many)
@@ -243,9 +243,17 @@ class Chain(Runner):
             began = perf_counter()
             tally.working[envelope] = (began, envelope.value)
             try:
-                values.next_into(got, most, LONGEST_TURN)
+                for value in islice(values.iterator, most):
+                    got.append(value)
+                    if seen != epoch.number:
+                        break  # it has interrupted the run, and is asked for nothing more
+                    if not len(got) % STRIDE and perf_counter() - began > LONGEST_TURN:
+                        break
+                else:
+                    values.closed = len(got) < most
             except BaseException as raised:
                 error = raised
+            value = None
             del tally.working[envelope]
             if has_sentinel(got):
                 got = list(takewhile(lambda value: type(value) is not Sentinel, got))
