@@ -257,6 +257,18 @@ async def test_the_bottleneck() -> None:
         assert report.stage("slow").calls.p50 >= 0.0015  # uvloop counts in whole milliseconds
 
 
+async def test_each_call_behind_a_slow_async_function_counts_once() -> None:
+    """Where every call of the one above is timed, one of these stands for no others."""
+
+    async def wait(item: int) -> int:
+        await anyio.sleep(0.002)  # longer than the clock of uvloop is coarse
+        return item
+
+    report = await Input[int]().map(wait).map(abs).filter(abs, name="keep").drain(range(1, 21))
+    for name in ("wait", "abs", "keep"):
+        assert report.stage(name).calls.count == 20
+
+
 async def test_an_idle_run_has_no_bottleneck() -> None:
     """When nobody is busy, the input or the reader sets the pace."""
     async with Input[int]().map(abs).open() as run:

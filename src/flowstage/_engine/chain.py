@@ -706,9 +706,10 @@ class Chain(Runner):
                     until_sample -= 1
                     value = await fn_of_first(value)
                 else:
-                    sample, self.until_sample, self.gap = SAMPLE, self.gap, SAMPLE
+                    self.until_sample, self.gap = self.gap, SAMPLE
                     value = await self.timed(first, value)
                     until_sample = self.until_sample
+                    sample = SAMPLE if until_sample else 1  # a slow one is timed at each call
                 if type(value) is Sentinel:
                     raise sentinel_given(first.name)
                 if below and seen == epoch.number:
