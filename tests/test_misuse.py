@@ -989,6 +989,8 @@ async def test_a_wrapper_that_has_an_argument_to_give() -> None:
     assert await FLOW.map(handed_on(two)).collect([1]) == ["session"]
     assert await FLOW.map(handed_on(two), pass_context=True).collect([1]) == ["session"]
     assert await FLOW.map(functools.partial(two, two=2)).collect([1]) == [1]
+    named = functools.update_wrapper(functools.partial(two, 2), two)
+    assert await FLOW.map(named).collect([1]) == [2]
     assert await FLOW.map(functools.partial(print, sep=",")).collect([1]) == [None]
 
 

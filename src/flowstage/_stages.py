@@ -293,7 +293,7 @@ def check_arguments(verb: str, fn: Callable[..., Any], *given: str, context: boo
         TypeError: it cannot be called like that.
     """
     inner: Any = fn
-    while isinstance(inner, functools.partial):
+    while isinstance(inner, functools.partial) and not vars(inner).keys() & _SAID_BY_WRAPPERS:
         inner = inner.func
     bare = _bare(inner)
     if bare is None:
