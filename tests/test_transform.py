@@ -461,6 +461,30 @@ async def test_an_old_life_gets_nothing_new(shield: bool) -> None:
     check_accounts(run.report(), over=True)
 
 
+async def test_an_interrupt_while_a_shielded_question_waits() -> None:
+    """No cancellation comes through, so the question is refused; the next life is like any other."""
+
+    async def shielded(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        item: int | None = 0
+        while item is not None:
+            with anyio.CancelScope(shield=True):
+                item = await anext(items, None)
+            if item is not None:
+                yield item
+
+    with soon():
+        async with Input[int]().transform(shielded).open() as run:
+            results = aiter(run)
+            for number in (1, 2):
+                await run.send(number)
+                assert await anext(results) == number
+                await settle()
+                run.interrupt()
+            run.finish()
+            assert [item async for item in results] == []
+    check_accounts(run.report(), over=True)
+
+
 @pytest.mark.parametrize("shield", [False, True])
 async def test_an_interrupt_while_a_segment_is_concluded(shield: bool) -> None:
     """The sentinel that ended it is as old as its items, though the function comes to its end."""

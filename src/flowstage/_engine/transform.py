@@ -18,7 +18,6 @@ from anyio import (
     current_effective_deadline,
     get_current_task,
     get_running_tasks,
-    sleep_forever,
 )
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
@@ -101,11 +100,10 @@ class Items(AsyncIterator[Any]):
                     runner.passing = thing
                     await runner.pass_on()
             except (Flushed, Enough):
-                # The scope around the function is cancelled already. This is no place to raise
-                # what a user's `except Exception` would swallow.
-                if not runner.is_ours():  # and this task may be in no scope of ours
-                    await runner.refuse()
-                await sleep_forever()
+                # The scope around the function is cancelled already, and that comes first: this is
+                # no place to raise what a user's `except Exception` would swallow. But this task
+                # may be in no scope of ours, or shielded from it.
+                await runner.refuse()
             finally:
                 self._asked = False
         raise StopAsyncIteration
