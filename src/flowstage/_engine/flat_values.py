@@ -1,8 +1,7 @@
 """The values that the function of a `flat_map` makes of one item, read one by one on the loop.
 
-To open, to pull and to close are calls of the stage like any other: each is guarded, noted as being at
-work, and timed. The first two are bounded by the stage's timeout, for each value; the cleanup by that of
-the run.
+To open and to pull are calls of the stage like any other: guarded, noted as being at work, timed, and
+bounded by the stage's timeout, each of them. The cleanup is bounded by that of the run.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .runner import own_error
 from .values import Values, read
 
 
-async def open_values(step: CallStep, envelope: Envelope) -> Any:
+async def open_values(step: CallStep, envelope: Envelope) -> Values:
     """Call the function of a `flat_map` and begin to read what it gives.
 
     Raises:
@@ -36,7 +35,7 @@ async def open_values(step: CallStep, envelope: Envelope) -> Any:
         step.spent(envelope, perf_counter() - began, holds=not step.awaits)
 
 
-async def pull(step: CallStep, source: Any, envelope: Envelope) -> Any:
+async def pull(step: CallStep, source: Values, envelope: Envelope) -> Any:
     """Give the next value of a `flat_map`'s iterable, or `DONE`.
 
     Raises:

@@ -45,8 +45,8 @@ class Line:
     """What waits to enter at one outlet.
 
     Attributes:
+        begun: on how many of the outlets the sentinel that is first in line has gone out.
         closed: no more is taken in.
-        dormant: the entry is not opened yet (it stands behind a `concat`), or it has ended.
         discarded: items that an interrupt took out of the line.
     """
 
