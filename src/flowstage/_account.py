@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from time import perf_counter
 
@@ -205,9 +206,10 @@ def _edges(live: Live) -> tuple[EdgeReport, ...]:
 
 
 def _bottleneck(live: Live, stages: tuple[StageReport, ...], elapsed: float) -> Bottleneck | None:
-    """Find the stage that sets the pace: the busiest, unless all wait most of the time.
+    """Find the stage that sets the pace: the busiest, unless it waits longer than it works.
 
-    In a run in which hardly anything is done, the input or the reader sets the pace.
+    But many stages that share the loop wait for each other's turns: then one of them sets the pace if
+    nothing outside of the run does.
     """
     if elapsed <= 0:
         return None
@@ -227,6 +229,16 @@ def _bottleneck(live: Live, stages: tuple[StageReport, ...], elapsed: float) -> 
     if best is None or best[0] < 0.05:
         return None
     use, stage, calls = best
-    if work < 0.5 and max(stage.waiting, stage.blocked) > use * elapsed:
+    waits = max(stage.waiting, stage.blocked) > use * elapsed
+    if waits and (work < 0.5 or _is_paced_outside(live, by_name, elapsed)):
         return None
     return Bottleneck(stage.name, f"busy {min(use, 1.0):.0%} of the time{calls}")
+
+
+def _is_paced_outside(live: Live, by_name: Mapping[str, StageReport], elapsed: float) -> bool:
+    """Tell whether all inputs wait to be sent something most of the time, or an end to be read."""
+    names = live.topology.names
+    entries = [by_name[names[node]] for node in live.topology.entries()]
+    if all(entry.waiting > elapsed / 2 for entry in entries):
+        return True
+    return any(by_name[edge.source].blocked > elapsed / 2 for edge in live.ends)
