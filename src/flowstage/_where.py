@@ -1,4 +1,4 @@
-"""Where a suspended coroutine or a thread stands, as text for a message."""
+"""Where a suspended coroutine or a thread stands: as text for a message, and whether a timer runs there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def frames_of(awaited: Any) -> Iterator[FrameType]:
         yield frame
 
 
-def is_timed(awaited: Any) -> bool:
+def has_timer(awaited: Any) -> bool:
     """Tell whether a suspended coroutine stands in an `asyncio.timeout()` block whose time runs.
 
     That is a timer of which no cancel scope knows. Of an `async with` the frame keeps what leaves it

@@ -27,7 +27,7 @@ from .._epoch import Flushed
 from .._errors import NO_ITEM, ClosedError, safe_repr
 from .._stages import MAIN, TransformStage
 from .._watch import Bell
-from .._where import is_timed
+from .._where import has_timer
 from .._wires import EMPTY, Edge, Enough, Outlet, wait_any
 from .call import sentinel_given
 from .runner import LONGEST_TURN, Frame, Runner, Step, Stopped, own_error
@@ -219,11 +219,11 @@ class TransformRunner(Runner):
         self.frame.epoch.check(seen)
 
     def moves(self) -> bool:
-        return super().moves() or (self.waits == "input" and self.is_timed())
+        return super().moves() or (self.waits == "input" and self.has_timer())
 
-    def is_timed(self) -> bool:
+    def has_timer(self) -> bool:
         """Tell whether the function waits for its input with a timer that is asyncio's own."""
-        return any(is_timed(info.coro) for info in get_running_tasks() if info.id == self.task)
+        return any(has_timer(info.coro) for info in get_running_tasks() if info.id == self.task)
 
     async def refuse(self) -> Never:
         """Let go of whoever asks on behalf of a function that was interrupted or has ended.
