@@ -32,7 +32,7 @@ def frames_of(awaited: Any) -> Iterator[FrameType]:
 
 
 def has_timer(awaited: Any) -> bool:
-    """Tell whether a suspended coroutine stands in an `asyncio.timeout()` block whose time runs.
+    """Tell whether a suspended coroutine stands in an `asyncio.timeout()` block that may end by itself.
 
     That is a timer of which no cancel scope knows. Of an `async with` the frame keeps what leaves it
     where Python code cannot see it; the collector can.
@@ -45,7 +45,9 @@ def has_timer(awaited: Any) -> bool:
             timeout: Any = referent.__self__ if type(referent) is MethodType else referent
             if type(timeout) is not asyncio.Timeout or timeout.when() is None:
                 continue
-            if "[active]" in repr(timeout):  # one that has been left may still have a name
+            # One that has been left may still have a name. One that expires has cancelled its task,
+            # which moves when it is its turn.
+            if any(state in repr(timeout) for state in ("[active]", "[expiring]")):
                 return True
     return False
 
