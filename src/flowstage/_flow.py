@@ -439,8 +439,9 @@ class Flow(Generic[In, Out_co]):
         Its function reads the items with `async for` and yields results. It sees the end of its
         input and may end when it likes; the stages above are then released. A sentinel passes when
         it asks for the next item. After an interrupt it is begun afresh. Whatever it raises ends the
-        run. It may leave reading to a task that it starts, but only one task at a time may wait for
-        the next item; another one gets a `BusyResourceError`.
+        run. It may leave reading to a task that it starts, in a task group around the run: within one
+        of its own it must not `yield` (PEP 789). Only one task at a time may wait for the next item;
+        another one gets a `BusyResourceError`.
 
         Args:
             fn: a function from an async iterator of items to an async iterator of results.
