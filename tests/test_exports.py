@@ -139,6 +139,16 @@ def in_a_fresh_process(program: str) -> str:
     return done.stdout.strip()
 
 
+def test_a_special_method_that_a_flow_has_not_loads_no_operators() -> None:
+    """Whoever copies a flow, or shows it, asks for some."""
+    loaded = in_a_fresh_process(
+        "import copy, sys, flowstage\n"
+        "copy.copy(flowstage.Input())\n"
+        "print('flowstage.operators' in sys.modules)"
+    )
+    assert loaded == "False"
+
+
 def test_importing_loads_no_event_loop_and_no_rooms() -> None:
     """A command line that only prints its help does not pay for asyncio."""
     loaded = in_a_fresh_process(

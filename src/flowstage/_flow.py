@@ -195,9 +195,11 @@ class Flow(Generic[In, Out_co]):
 
         def __getattr__(self, name):
             told = f"{type(self).__name__!r} object has no attribute {name!r}"
-            if name in import_module("flowstage.operators").__all__:  # they are written with flows
+            if name[:1] == "_":
+                pass  # as for special methods, for which nobody needs the operators
+            elif name in import_module("flowstage.operators").__all__:  # written with flows
                 told += f"; it is an operator: write flow.pipe(operators.{name}, ...)"
-            elif name[:1] != "_" and hasattr(Run, name):
+            elif hasattr(Run, name):
                 told += f"; runs have it: write 'async with flow.open(...) as run', then run.{name}"
             raise AttributeError(told, name=name, obj=self)
 
