@@ -819,6 +819,28 @@ async def test_a_function_that_gives_awaitables_now_and_then() -> None:
         )
 
 
+def awaited(fn: Any) -> Any:
+    @functools.wraps(fn)
+    async def call(item: Any) -> Any:
+        return await fn(item)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        ANY.map(awaited(number)),
+        ANY.filter(lambda n: checkpoint() if n == 0 else n),
+    ],
+)
+async def test_an_await_that_is_not_ours(flow: Flow[Any, Any]) -> None:
+    """Or a word about awaitables: nothing is known of what the function gave before."""
+    with soon(), pytest.raises(TypeError, match="await") as caught:
+        await flow.collect([1, 0])
+    assert "it gave an awaitable before" not in caught.value.__notes__[-1]
+
+
 KNOWN: dict[str, Callable[[], Flow[Any, Any]]] = {
     "in the traceback": lambda: ANY.map(refuse(1, lambda: TypeError())),
     "in its cause": lambda: ANY.map(refuse(1, StopIteration)),

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _MARK = "__flowstage_failure__"
+_OURS = (__package__, f"{__package__}._engine")
 _CAUSES = 20
 """Errors of a chain of causes that are looked at; it may be a circle."""
 
@@ -84,7 +85,7 @@ def note_failure(failure: Failure, code: CodeType | None = None) -> None:
     try:
         if code is not None and not _leads_to(code, error):
             text += f" (written at {code.co_filename}:{code.co_firstlineno})"
-            if isinstance(error, TypeError) and "await" in str(error):
+            if _is_vain_await(error):
                 hint = "; it gave an awaitable before, and a function does so each time or never"
         if failure.item is not NO_ITEM:
             text += f" on item {safe_repr(failure.item)}, attempt {failure.attempts}"
@@ -96,6 +97,18 @@ def note_failure(failure: Failure, code: CodeType | None = None) -> None:
         error.add_note(text)
     except Exception:  # an exception class may forbid attributes; the error itself still goes on
         return
+
+
+def _is_vain_await(error: BaseException) -> bool:
+    """Tell whether an error is Python's own about an `await` in this package, for a user's result."""
+    if not isinstance(error, TypeError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    ours = trace is not None and trace.tb_frame.f_globals.get("__package__") in _OURS
+    told = str(error)  # the second is what Python 3.14 says
+    return ours and ("in 'await' expression" in told or "can't be awaited" in told)
 
 
 def note_later(error: BaseException, failure: Failure) -> None:
