@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import ClosedError, Graph, Input, Threads, source
+from flowstage import ClosedError, Graph, Input, Sentinel, Threads, source
 
 from .accounts import check_accounts, settle, soon
 from .conftest import virtual_time
@@ -305,3 +305,67 @@ async def test_a_stop_whose_time_is_over_is_no_interrupt() -> None:
             assert run.report().interrupts == 0
         with pytest.raises(ClosedError, match="the run is over; drain it inside"):
             await run.drain()
+
+
+async def read_slowly(run: Any, ends: list[Any]) -> list[Any]:
+    """Send a sentinel when the source waits for room, read one item, stop, and read the rest."""
+    (entry,) = run._live.entries.values()
+    while entry.waits != "output":
+        await anyio.sleep(0.001)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run.send_sentinel, "s")
+        await settle()
+        got = [await anext(run.output(ends[0]).events())]
+        await settle()
+        await run.stop()
+        for end in ends:
+            got += [event async for event in run.output(end).events()]
+    return got
+
+
+async def test_nothing_is_pulled_behind_a_sentinel_in_line() -> None:
+    """The source might have nothing more to give, and nobody would cancel that pull."""
+    asked: list[int] = []
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(6):  # two on each edge, one with `failures()`, one that waits
+            yield number
+        asked.append(6)
+        await anyio.sleep_forever()
+
+    def refuse(item: int) -> int:
+        raise ValueError(item)
+
+    flow = source(items).map(refuse, on_error="skip")
+    failures = flow.failures()
+    with soon():
+        async with Graph(flow, failures).open(buffer=2) as run:
+            got = await read_slowly(run, [failures, flow])
+    assert [getattr(event, "item", event) for event in got] == [
+        *range(6),
+        *[Sentinel("s")] * 2,
+    ]
+    assert asked == []
+    check_accounts(run.report(), over=True)
+
+
+async def test_nothing_is_pulled_in_a_thread_behind_a_sentinel_in_line() -> None:
+    """As on the loop."""
+    asked, go = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        time.sleep(0.02)  # longer than a time slice
+        yield 2
+        asked.set()
+        go.wait(10)
+
+    flow = source(items, on=Threads(1))
+    with soon():
+        async with flow.open(buffer=1) as run:
+            try:
+                assert await read_slowly(run, [flow]) == [1, 2, Sentinel("s")]
+            finally:
+                go.set()
+    assert not asked.is_set()
+    check_accounts(run.report(), over=True)

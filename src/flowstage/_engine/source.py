@@ -279,7 +279,9 @@ class SourceRunner(EntryRunner):
         while more and not self.stopping and self.late is None:
             self.seen = self.frame.epoch.number
             try:
-                if values.is_async or not self.takes_bursts():
+                if self.line.tickets:
+                    await self._move_line()  # and see whether `stop` has come meanwhile
+                elif values.is_async or not self.takes_bursts():
                     more = await self._turn(values)
                 else:
                     more = await self._fast_turn(values)
@@ -300,14 +302,16 @@ class SourceRunner(EntryRunner):
         for _ in range(MOST_IN_A_TURN):
             if line.tickets:
                 await self._move_line()
+                if self.stopping:
+                    return False
                 began = perf_counter()
             for edge in bounded:
                 while edge.total - edge.taken - edge.flushed >= edge.capacity:
                     await self.wait_room(outlet, None)
-                    if self.stopping:
-                        return False
                     if line.tickets:
                         await self._move_line()
+                    if self.stopping:
+                        return False
                     began = perf_counter()
             self.pulling = True  # as `_pulling` does, for a line that is empty
             self.pull_began = began
@@ -433,8 +437,6 @@ class SourceRunner(EntryRunner):
 
     async def _fast_turn(self, values: Values) -> bool:
         """A turn for a plain iterable and bare plain calls: a burst at once, as in `Chain.burst`."""
-        if self.line.tickets:
-            await self._move_line()
         most = min(self.outlet.space(), self.many)
         if not most:
             await self.wait_space()

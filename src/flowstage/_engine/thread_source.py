@@ -63,8 +63,6 @@ class ThreadSourceRunner(SourceRunner):
 
         If the source blocks in between, what it gave before enters as soon as the slice is over.
         """
-        if self.line.tickets:
-            await self._move_line()
         haul = Haul(values.iterator)
         self._pulling()
         self.frame.spawn_uncounted(partial(haul.bring, self.place))
