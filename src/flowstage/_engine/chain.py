@@ -389,6 +389,10 @@ class Chain(Runner):
             return False
         return not (calls and calls[0].awaits and calls[0].kind != "map")
 
+    def is_plain(self) -> bool:
+        """Tell whether every stage is a bare call of a function that is known to be plain."""
+        return self.is_fast() and not any(step.awaits for step in self.calls)
+
     def way(self) -> Callable[[Edge], Awaitable[None]] | None:
         """Give the fast way that suits these stages, once their nature is known."""
         if self.is_fast():
@@ -483,7 +487,7 @@ class Chain(Runner):
 
     def takes_bursts(self) -> bool:
         """Tell whether values can be taken through all stages a burst at a time."""
-        return self.is_fast() and self.outlet.bulk and not any(s.awaits for s in self.calls)
+        return self.is_plain() and self.outlet.bulk
 
     async def run_values(self, values: list[Any], began: float) -> None:
         """Take values through all stages, give what comes out, see how many make a turn."""

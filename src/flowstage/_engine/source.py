@@ -407,10 +407,6 @@ class SourceRunner(EntryRunner):
             self.at = len(calls) - 1
             await self.give_late(Envelope(value))
 
-    def is_plain(self) -> bool:
-        """Tell whether all fused stages are bare calls of functions that are known to be plain."""
-        return self.is_fast() and not any(step.awaits for step in self.calls)
-
     def may_wait(self) -> bool:
         """Tell whether a fused stage may wait for something: that has to end at an interrupt."""
         return any(
