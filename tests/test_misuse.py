@@ -46,6 +46,10 @@ def two(one: Any, two: Any) -> Any:
     return one
 
 
+def with_db(item: Any, *, db: Any) -> Any:
+    return item
+
+
 async def later(item: Any) -> Any:
     return item
 
@@ -289,6 +293,11 @@ CASES: dict[str, Case] = {
         lambda: FLOW.filter(two, on=PLACE),
         TypeError,
         r"as two\(item\), .*: missing .*: 'two'; an item is one argument, also if it is a tuple$",
+    ),
+    "missing keyword": (
+        lambda: FLOW.map(with_db),
+        TypeError,
+        r"as with_db\(item\), and that cannot work: missing a required .*: 'db'$",
     ),
     "method of a class": (
         lambda: FLOW.tap(Method.of_nothing),

@@ -307,7 +307,7 @@ def check_arguments(verb: str, fn: Callable[..., Any], *given: str, context: boo
     except TypeError as error:
         name = name_of(fn)
         called = f"{name}({', '.join((*given, *(f'{key}=...' for key in more)))})"
-        is_short = given == ("item",) and str(error).startswith("missing")
+        is_short = given == ("item",) and str(error).startswith("missing") and code.co_argcount > 1
         raise TypeError(
             f"{verb}({name}): {name!r} is called as {called}, and that cannot work: {error}"
             f"{'; an item is one argument, also if it is a tuple' if is_short else ''}"
