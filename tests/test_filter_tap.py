@@ -35,6 +35,13 @@ WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+class Observer:
+    """One who looks on and does nothing; runs that are observed go another way inside."""
+
+    def before_stage(self, stage: str, item: Any, context: Any) -> None:
+        """Do nothing."""
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_filter_keeps_what_is_true(way: str) -> None:
     """Any true value keeps an item; all others are counted; many in a row are no trouble."""
@@ -171,6 +178,77 @@ async def test_plain_functions_in_one_task_with_what_waits(above: str) -> None:
     report = run.report()
     assert report.stage("odd").filtered == 100
     check_accounts(report, over=True)
+
+
+class NoTruth:
+    """A result that raises when it is asked for its truth."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __bool__(self) -> bool:
+        raise self.error
+
+
+class OfItsOwn(BaseException):
+    """No ordinary error, and no end of the program either."""
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+async def test_results_without_a_truth_fail_their_item(way: str, watched: bool) -> None:
+    """Whatever the truth of what a filter gives raises, it is the error of a call like any other."""
+    (fn, options), waits = WAYS[way], "thread" not in way and way != "plain"
+    errors = {3: OfItsOwn(), 5: StopIteration(), 7: GeneratorExit(), 9: OSError("mine")}
+
+    def keep(item: int) -> Any:
+        return NoTruth(errors[item]) if item in errors else fn(item)
+
+    async def keep_later(item: int) -> Any:
+        return NoTruth(errors[item]) if item in errors else await fn(item)
+
+    flow = source(range(11)).filter(keep_later if waits else keep, **options)
+    observers = [Observer()] if watched else []
+    with soon():
+        async with flow.open(on_error="emit", observers=observers) as run:
+            events = [event async for event in run.events()]
+    found = {event.item: event.error for event in events if isinstance(event, Failure)}
+    assert [event for event in events if not isinstance(event, Failure)] == [1]
+    assert isinstance(found.pop(5), StageError)
+    assert found == {item: errors[item] for item in (3, 7, 9)}
+    check_accounts(run.report(), over=True)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("way", ["pool", "unordered"])
+async def test_what_ends_the_program_passes_bare_from_a_truth(way: str, watched: bool) -> None:
+    """A Ctrl-C that comes while the result of a filter is looked at is no failure of its item."""
+
+    async def keep(item: int) -> Any:
+        return NoTruth(KeyboardInterrupt())
+
+    observers = [Observer()] if watched else []
+    with soon(), pytest.raises(KeyboardInterrupt):
+        await source(range(5)).filter(keep, **WAYS[way][1]).collect(observers=observers)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("verb", ["filter", "tap"])
+@pytest.mark.parametrize("way", ["async", "timeout", "pool", "unordered"])
+async def test_a_coroutine_is_no_answer(way: str, verb: str, watched: bool) -> None:
+    """An async filter or tap that gives a coroutine was meant to await it; that fails the item."""
+
+    async def look(item: int) -> Any:
+        return odd_later(item) if item == 3 else True
+
+    observers = [Observer()] if watched else []
+    flow = getattr(source(range(6)), verb)(look, **WAYS[way][1])
+    with soon():
+        found = await flow.collect(on_error="emit", observers=observers)
+    (failure,) = [event for event in found if isinstance(event, Failure)]
+    assert failure.item == 3
+    assert isinstance(failure.error, TypeError)
+    assert {event for event in found if event is not failure} == {0, 1, 2, 4, 5}
 
 
 @above_it

@@ -393,8 +393,8 @@ class Offload(Pool):
                 elif isinstance(stage, FilterStage) and not result:
                     slot.ended, slot.mark = "filtered", HOLE
                     return None
-            except Exception as raised:  # a result whose truth cannot be told
-                return raised
+            except BaseException as raised:  # a result whose truth cannot be told
+                return await own_error(raised, self.frame, self.step.name)
             slot.out = [envelope.value if self.is_plain else envelope]
         return error
 

@@ -450,13 +450,16 @@ class Pool(Runner):
                 working[slot] = (began, value)
                 try:
                     result = await step.fn(value)
+                    if type(result) is Sentinel:
+                        raise sentinel_given(step.name)
+                    if step.kind != "map":
+                        step.plainly(result)
+                        result = step.kind == "filter" and bool(result)
                 except BaseException as raised:
                     raise CallFailed(await own_error(raised, self.frame, step.name), 1) from None
                 finally:
                     del working[slot]
                     step.tally.calls.record(perf_counter() - began)
-                if type(result) is Sentinel:
-                    raise CallFailed(sentinel_given(step.name), 1)
             else:
                 result = await step.call(envelope)
             if step.kind == "map":
@@ -466,11 +469,6 @@ class Pool(Runner):
                 return
         except CallFailed as failed:
             self.note_failed(slot, failed)
-            return
-        except Exception as error:  # a result whose truth cannot be told
-            if isinstance(error, (Stopped, Flushed)):
-                raise
-            self.note_failed(slot, CallFailed(error, 1))
             return
         slot.out = [envelope.value if self.is_plain else envelope]
 
