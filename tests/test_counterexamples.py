@@ -134,6 +134,53 @@ async def test_a_source_that_interrupts_twice_in_a_burst_is_counted_once() -> No
     check_accounts(run.report(), over=True)
 
 
+async def test_a_sentinel_that_a_source_gave_before_it_interrupted_is_no_item() -> None:
+    """It is discarded like the items beside it, and counted nowhere as one of them."""
+    box: list[Any] = []
+
+    def numbers() -> Iterator[Any]:
+        for number in range(2 * WARM):
+            if number == WARM + 3:
+                yield Sentinel("old")
+                box.append(box[0].interrupt())
+            yield number
+
+    with soon():
+        async with source(numbers).map(abs).open() as run:
+            box.append(run)
+            events = [event async for event in run.events()]
+    stage = run.report().stages[0]
+    assert stage.taken == 2 * WARM
+    assert len(events) + box[1] == 2 * WARM
+    assert events[3 - WARM :] == list(range(WARM + 3, 2 * WARM))
+    assert Sentinel("old") not in events
+    check_accounts(run.report(), over=True)
+
+
+async def test_a_sentinel_from_a_thread_that_an_interrupt_came_after_is_no_item() -> None:
+    """What a blocking source pulled before the interrupt is discarded, and only items are counted."""
+    there, going = threading.Event(), threading.Event()
+
+    def items() -> Iterator[Any]:
+        yield Sentinel("old")
+        there.set()
+        going.wait(5)
+        yield "new"
+
+    with soon():
+        async with source(items, on=Threads(1)).open() as run:
+            try:
+                while not there.is_set():
+                    await checkpoint()
+                assert run.interrupt() == 0
+            finally:
+                going.set()
+            events = [event async for event in run.events()]
+    assert events == ["new"]
+    assert run.report().stages[0].taken == 1
+    check_accounts(run.report(), over=True)
+
+
 class Unhashable(type):
     """A class of classes that cannot be compared nor hashed."""
 

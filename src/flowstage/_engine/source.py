@@ -484,10 +484,11 @@ class SourceRunner(EntryRunner):
 
     def discard(self) -> int:
         """Settle the account of an epoch that is over."""
-        waiting = len([value for value in self.hand if type(value) is not Sentinel])
+        let_go = list(self.hand)
         if self.got is not None:  # an iterator that interrupts: what it gave before is discarded
-            waiting += len(self.got) - self.old
+            let_go += self.got[self.old :]
             self.old = len(self.got)
+        waiting = len([value for value in let_go if type(value) is not Sentinel])
         self.hand.clear()
         self.current.clear()
         self.pulled += waiting

@@ -14,6 +14,7 @@ from typing import Any
 
 from anyio import CancelScope, get_cancelled_exc_class, move_on_after
 
+from .._envelope import Sentinel
 from .._places import Threads
 from .._wires import Edge, Outlet
 from .haul import Haul
@@ -103,8 +104,8 @@ class ThreadSourceRunner(SourceRunner):
         began = self.frame.epoch.began if self.seen else 0.0
         while haul.values:
             value, when = haul.values.popleft()
-            if when < began:
+            if when >= began:
+                self.hand.append(value)
+            elif type(value) is not Sentinel:
                 self.pulled += 1
                 self.lost += 1
-            else:
-                self.hand.append(value)
