@@ -645,6 +645,28 @@ async def test_an_idle_run_keeps_no_item(make: Any, timing: bool) -> None:
             assert [ref() for ref in refs] == [None] * 5
 
 
+@pytest.mark.parametrize("verb", ["filter", "flat_map"])
+async def test_an_idle_run_keeps_nothing_that_was_dropped(verb: str) -> None:
+    """Items of which nothing has come are gone when all of a burst are dropped in the middle."""
+
+    def keep(item: Thing) -> Any:
+        passes = len(refs) <= 3  # what stands below has to be seen to be plain
+        return passes if verb == "filter" else [item] * passes
+
+    refs: list[weakref.ref[Thing]] = []
+    flow = getattr(Input[Thing](), verb)(keep).filter(lambda item: len(refs) <= 3)
+    with soon():
+        async with flow.map(lambda item: 1).open() as run:
+            for count in (3, 40, 40):
+                for _ in range(count):
+                    refs.append(weakref.ref(thing := Thing()))
+                    await run.send(thing)
+                    del thing
+                await settle()
+            gc.collect()
+            assert [ref() for ref in refs] == [None] * 83
+
+
 async def hold_on(item: Any = None) -> Any:
     """Keep the end waiting, as who sends a last message to somebody that does not answer."""
     try:

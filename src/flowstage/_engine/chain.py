@@ -521,6 +521,7 @@ class Chain(Runner):
         calls, seen, epoch = self.calls, self.seen, self.frame.epoch
         for number in range(index, len(calls)):
             if not values:
+                self.current = []  # or what the last of them got would live until the next burst
                 return []
             step = calls[number]
             fn, kind = step.fn, step.kind
