@@ -1025,6 +1025,57 @@ async def test_what_failed_is_let_go_at_once(anyio_backend_name: str) -> None:
         gc.enable()
 
 
+class Numbered:
+    """An item that can be watched."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def refuse_one(item: Numbered) -> Numbered:
+    if item.number == 70:
+        raise ValueError
+    return item
+
+
+def give_and_refuse_one(item: Numbered) -> Iterator[Numbered]:
+    yield item
+    refuse_one(item)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip", "emit"])
+@pytest.mark.parametrize("way", ["map", "filter", "below", "flat", "source"])
+async def test_an_error_keeps_its_own_item_only(way: str, on_error: Any) -> None:
+    """Who keeps a failure for later does not keep all that was worked on beside it."""
+    alive: weakref.WeakSet[Numbered] = weakref.WeakSet()
+
+    def items() -> Iterator[Numbered]:
+        for number in range(100):
+            item = Numbered(number)
+            alive.add(item)
+            yield refuse_one(item) if way == "source" else item
+            del item
+
+    flow: Flow[Any, Any] = source(items)
+    if way in ("map", "filter"):
+        flow = getattr(flow, way)(refuse_one)
+    elif way == "below":
+        flow = flow.buffer(100).map(lambda item: item).tap(refuse_one)
+    elif way == "flat":
+        flow = flow.flat_map(give_and_refuse_one)
+    flow = flow.map(lambda item: item.number)
+    kept: list[Any] = []
+    with soon():
+        try:
+            found = await flow.collect(on_error=on_error)
+            kept = [result for result in found if isinstance(result, Failure)]
+        except ValueError as error:
+            kept = [error]
+    gc.collect()
+    assert len(kept) == (on_error == "emit" or way == "source" or on_error == "raise")
+    assert {item.number for item in alive} <= {70}
+
+
 def look_up(key: Any) -> Any:
     try:
         return {"known": 1}[key]

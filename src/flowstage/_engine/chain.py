@@ -276,7 +276,7 @@ class Chain(Runner):
                 raise
             if last:
                 tally.given += count
-            got = broken = []  # or they would live on while the next ones have no room
+            got.clear()  # or they would live on while the next ones have no room
             if error is not None:
                 try:
                     raise CallFailed(error, 1) from None
@@ -491,10 +491,12 @@ class Chain(Runner):
 
     async def run_values(self, values: list[Any], began: float) -> None:
         """Take values through all stages, give what comes out, see how many make a turn."""
+        count = len(values)
         broken = self.through(values, 0, began)
         if broken:
+            values.clear()  # the frames of an error lead here: who keeps it would keep all of these
             await self.mend(broken)
-        await self.rest_after(perf_counter() - began, len(values))
+        await self.rest_after(perf_counter() - began, count)
 
     async def rest_after(self, spent: float, count: int) -> None:
         """See how many items make a turn, and let other tasks have theirs when it is time."""
@@ -558,6 +560,7 @@ class Chain(Runner):
                     return [(number, None, raised)]
                 count = len(out) if kind == "map" else count
                 failed: Piece = (number, values[count], raised)
+                keep = result = None  # what the call before gave is no part of this failure
                 try:
                     return self.pieces(number, values, count, out, [failed], began)
                 finally:
@@ -593,6 +596,9 @@ class Chain(Runner):
     ) -> list[Piece]:
         """Take apart a burst that did not come through a stage as one, in the order of its items.
 
+        The lists that it came in are emptied: who keeps the error of a call keeps the frames that it
+        went through, and these have them.
+
         Args:
             number: which stage.
             values: what it was given.
@@ -623,6 +629,8 @@ class Chain(Runner):
         pieces.append((number + 1, out[start:], None))
         pieces += failed
         pieces.append((number, values[made:], None))
+        values.clear()
+        out.clear()
         return pieces
 
     async def mend(self, broken: list[Piece]) -> None:
@@ -634,14 +642,13 @@ class Chain(Runner):
         todo: list[Piece] = []
         end = 0.0
         while True:
-            for number, what, error in reversed(broken):
-                own = None
+            while broken:  # it is emptied, for the frames of an error lead to whoever has it
+                number, what, error = broken.pop()
                 if error is not None:
                     name = self.calls[number].name
-                    own = await own_error(error, self.frame, name)
-                    self.check_failed(name, own)
-                todo.append((number, what, own))
-            broken = []
+                    error = await own_error(error, self.frame, name)
+                    self.check_failed(name, error)
+                todo.append((number, what, error))
             self.check()
             if not todo:
                 return
@@ -670,6 +677,7 @@ class Chain(Runner):
                     todo.append((number, what[space:], None))
                     what = what[:space]
                 broken = self.through(what, number, now)
+                what = []  # as above
 
     async def burst_async(self, inlet: Edge) -> None:
         """Process what comes, one by one, until the input has ended: the first function is async.

@@ -455,6 +455,7 @@ class SourceRunner(EntryRunner):
             self.seen = self.frame.epoch.number  # the source interrupted: what it gave first is old
             del got[: self.old]
         self.late = error  # raised when what came before it has entered, or has been discarded
+        count = len(got)
         if has_sentinel(got):
             self.hand.extend(got)
             await self._enter_hand()
@@ -463,8 +464,11 @@ class SourceRunner(EntryRunner):
         else:
             self.pulled += len(got)
             if broken := self.through(got, 0, pulled):
+                got.clear()  # as in `run_values`
                 await self.mend(broken)
-        await self.rest_after(perf_counter() - began, len(got))
+        await self.rest_after(perf_counter() - began, count)
+        if error is not None:
+            got.clear()
         return not (self.stopping or values.closed or error is not None)
 
     # -- accounts -------------------------------------------------------------------------------
