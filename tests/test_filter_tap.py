@@ -251,6 +251,30 @@ async def test_a_coroutine_is_no_answer(way: str, verb: str, watched: bool) -> N
     assert {event for event in found if event is not failure} == {0, 1, 2, 4, 5}
 
 
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("verb", ["filter", "tap"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_sentinel_is_no_answer(way: str, verb: str, watched: bool) -> None:
+    """It fails the item, though as an object it is as true as any other."""
+    waits = "thread" not in way and way != "plain"
+
+    def look(item: int) -> Any:
+        return Sentinel("no") if item == 3 else True
+
+    async def look_later(item: int) -> Any:
+        return look(item)
+
+    observers = [Observer()] if watched else []
+    fn = look_later if waits else look
+    flow = getattr(source(range(6)), verb)(fn, **WAYS[way][1])
+    with soon():
+        found = await flow.collect(on_error="emit", observers=observers)
+    (failure,) = [event for event in found if isinstance(event, Failure)]
+    assert failure.item == 3
+    assert isinstance(failure.error, StageError)
+    assert {event for event in found if event is not failure} == {0, 1, 2, 4, 5}
+
+
 @above_it
 @each_verb
 async def test_plain_functions_that_fail_in_one_task_with_what_waits(above: str, verb: str) -> None:

@@ -70,7 +70,8 @@ def run_burst(fn: Callable[[Any], Any], values: Sequence[Any], seconds: float) -
 def keeps(fn: Callable[[Any], Any], value: Any) -> Any:
     """Tell whether a filter keeps a value. What its truth raises belongs to the item as well."""
     result = fn(value)
-    return result if type(result) is CoroutineType else bool(result)
+    kind = type(result)
+    return result if kind is CoroutineType or kind is Sentinel else bool(result)
 
 
 def fits(frame: Frame, stage: CallStage, outlet: Outlet) -> bool:
