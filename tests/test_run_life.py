@@ -17,7 +17,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import ClosedError, Flow, Input, Threads, merge, source
+from flowstage import ClosedError, Flow, Input, Threads, gather, merge, source, zip, zip_latest
 from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
@@ -643,6 +643,61 @@ async def test_an_idle_run_keeps_no_item(make: Any, timing: bool) -> None:
             await settle()
             gc.collect()
             assert [ref() for ref in refs] == [None] * 5
+
+
+async def never(item: Any) -> None:
+    await anyio.sleep_forever()
+
+
+def some_things(kept: weakref.WeakSet[Thing]) -> Flow[Any, Thing]:
+    """A flow of items that are watched."""
+
+    def things() -> Iterator[Thing]:
+        for _ in range(50):
+            kept.add(thing := Thing())
+            yield thing
+            del thing
+
+    return source(things)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda kept: some_things(kept).map(never, concurrency=3),
+        lambda kept: some_things(kept).map(same_later, concurrency=3, ordered=False),
+        lambda kept: some_things(kept).flat_map(one_later, concurrency=2),
+        lambda kept: some_things(kept).map(lambda item: item, on=Threads(1)),
+        lambda kept: some_things(kept).flat_map(lambda item: [item, item], on=Threads(1)),
+        lambda kept: some_things(kept).batch(30).map(never),
+        lambda kept: some_things(kept).batch(1000),
+        lambda kept: zip(some_things(kept), some_things(kept).map(never)),
+        lambda kept: zip_latest(some_things(kept), some_things(kept).map(same_later)),
+        lambda kept: gather(shared := some_things(kept), shared.map(never)),
+    ],
+    ids=[
+        "pool",
+        "unordered",
+        "flat pool",
+        "thread",
+        "flat thread",
+        "batch",
+        "large batch",
+        "zip",
+        "zip_latest",
+        "gather",
+    ],
+)
+async def test_a_run_that_is_over_keeps_no_item(make: Any) -> None:
+    """It may be kept for its report; what it had in hand when it was left is gone."""
+    kept: weakref.WeakSet[Thing] = weakref.WeakSet()
+    with soon():
+        async with make(kept).open(buffer=10) as run:
+            await settle()
+        await anyio.to_thread.run_sync(int)  # a thread has let go of its last call
+    gc.collect()
+    assert len(kept) == 0
+    assert sum(stage.in_hand for stage in run.report().stages) == 0
 
 
 @pytest.mark.parametrize("verb", ["filter", "flat_map"])

@@ -497,6 +497,7 @@ class Live:
         self.elapsed = perf_counter() - self.opened
         for runner in self.runners:
             runner.discard()
+            runner.forget()
         for edge in self.edges.values():
             edge.close()
         self.closed = True

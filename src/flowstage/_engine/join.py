@@ -128,6 +128,9 @@ class ZipLatestRunner(MergeRunner):
     def begin(self) -> None:
         self.latest: dict[Edge, Envelope] = {}
 
+    def forget(self) -> None:
+        self.latest = {}
+
     async def on_item(self, envelope: Envelope, edge: Edge) -> None:
         self.latest[edge] = envelope
         if len(self.latest) == len(self.inlets):
@@ -159,6 +162,9 @@ class RowRunner(JoinRunner):
                 return
             else:
                 await self.wait_item(missing)
+
+    def forget(self) -> None:
+        self.heads = []
 
     async def rest_sometimes(self) -> None:
         """Let other tasks have a turn after many rows."""

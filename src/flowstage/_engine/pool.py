@@ -384,6 +384,9 @@ class Pool(Runner):
             self.frame.watch.tasks -= 1
         return super().discard()
 
+    def forget(self) -> None:
+        self._begin()
+
     def refresh(self) -> None:
         self.step.tally.taken = self.inlet.values_out
 

@@ -121,5 +121,8 @@ class BatchRunner(Runner):
         tally.given += 1
         self.items = []
 
+    def forget(self) -> None:
+        self.items = []
+
     def refresh(self) -> None:
         self.steps[0].tally.taken = self.inlets[0].values_out

@@ -235,6 +235,9 @@ class Runner:
         self.refresh()
         return sum(step.tally.let_go() for step in self.steps)
 
+    def forget(self) -> None:
+        """Keep nothing of what it held: the run is over, and may be kept for its report."""
+
     def wanted(self) -> bool:
         """Tell whether anybody still wants what goes out here."""
         return any(outlet.open for outlet in self.exits)

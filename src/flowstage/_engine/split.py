@@ -170,6 +170,9 @@ class BalanceRunner(SplitRunner):
         if self.back:
             self.bell.ring()
 
+    def forget(self) -> None:
+        self.back.clear()
+
     def returned(self) -> Envelope | Fault | None:
         return self.back.popleft() if self.back else None
 
