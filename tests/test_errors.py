@@ -1076,6 +1076,42 @@ async def test_an_error_keeps_its_own_item_only(way: str, on_error: Any) -> None
     assert {item.number for item in alive} <= {70}
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)  # as above
+@pytest.mark.parametrize("aware", [False, True])
+@pytest.mark.parametrize("on_error", ["raise", "skip", "emit"])
+@pytest.mark.parametrize("verb", ["map", "filter", "tap", "flat_map"])
+async def test_an_error_from_a_thread_keeps_its_own_item_only(
+    verb: str, on_error: Any, aware: bool
+) -> None:
+    """What a thread did in the same call, before the failure and after it, is let go."""
+    alive: weakref.WeakSet[Numbered] = weakref.WeakSet()
+
+    def items() -> Iterator[Numbered]:
+        for number in range(100):
+            item = Numbered(number)
+            alive.add(item)
+            yield item
+            del item
+
+    def look(item: Numbered, **_: Any) -> Any:
+        return give_and_refuse_one(item) if verb == "flat_map" else refuse_one(item)
+
+    flow: Flow[Any, Any] = source(items)
+    flow = getattr(flow, verb)(look, on=Threads(1), pass_context=aware)
+    flow = flow.map(lambda item: item.number)
+    kept: list[Any] = []
+    with soon():
+        try:
+            found = await flow.collect(on_error=on_error)
+            kept = [result for result in found if isinstance(result, Failure)]
+        except ValueError as error:
+            kept = [error]
+        await anyio.to_thread.run_sync(int)  # the thread has let go of the last call of the run
+    gc.collect()
+    assert len(kept) == (on_error != "skip")
+    assert {item.number for item in alive} <= {70}
+
+
 def look_up(key: Any) -> Any:
     try:
         return {"known": 1}[key]

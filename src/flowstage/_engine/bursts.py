@@ -217,9 +217,17 @@ class BurstOffload(Offload):
         if left is not None:
             self.hand_back([left])
         results, error, _ = outcome
-        if error is not None:
+        if error is None:
+            self.settle_burst(last, results, None)
+            return
+        values = last.values
+        try:
             error = await own_error(error, self.frame, self.step.name)
-        self.settle_burst(last, results, error)
+            self.settle_burst(last, results, error)
+        finally:
+            del error
+            values.clear()  # these are in the frames of the error, and whoever keeps it keeps them
+            results.clear()
 
     def do_burst(self, values: Sequence[Any]) -> Outcome:
         """Do the values of a burst. Runs in a thread."""

@@ -99,6 +99,7 @@ def run_flat_burst(
                 iterator = iterator_of(given)
         except BaseException as error:  # carried to the loop, where the guard looks at it
             made.item, made.error = item, error
+            given = ()  # that of the item before, which the error's traceback would keep
             break
         if iterator is not None:
             left = max(0.0, end - perf_counter())
@@ -113,8 +114,11 @@ def run_flat_burst(
             if more:
                 made.iterator, made.first = iterator, values[before:]
                 del values[before:]
-            elif hasattr(iterator, "close"):
-                close_quietly(iterator)
+            else:
+                if hasattr(iterator, "close"):
+                    close_quietly(iterator)
+                if iterator is not None:
+                    given.clear()  # as above
             break
         counts.append(len(values) - before)
         if len(values) >= most or perf_counter() > end:
@@ -147,10 +151,16 @@ class FlatBurstOffload(BurstOffload):
             del tally.working[slot], self.handed[slot]
         self.count_pace(made.seconds, made.items)
         long = None if made.iterator is None else Long(made.item)
-        if not self.stale(seen):
-            await self.note_made(slot, made, long)
-        else:
+        if self.stale(seen):
             self.tell_late(made.error)
+        else:
+            try:
+                await self.note_made(slot, made, long)
+            finally:
+                if made.error is not None:  # whose frames lead to all of this
+                    items.clear()
+                    made.values.clear()
+                    made.error = None
         if long is not None:
             await self.read_on(long, made, seat, seen)
 

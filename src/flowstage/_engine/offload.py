@@ -272,7 +272,8 @@ class Offload(Pool):
                 envelopes = self.handed[batch[0]] = [slot.envelope for slot in batch]
                 answers, spent = await in_thread(run_slice, self.call, envelopes, SLICE)
         finally:
-            del tally.working[batch[0]], self.handed[batch[0]]
+            del tally.working[batch[0]]
+            self.handed.pop(batch[0]).clear()  # an error's frames lead to it
         self.count_pace(spent, len(answers))
         if self.stale(seen):
             self.tell_late(answers[-1][1] if answers else None)
@@ -296,7 +297,8 @@ class Offload(Pool):
                     run_flat_slice, self.call, self.step.name, envelopes, SLICE, MOST_IN_A_CALL
                 )
         finally:
-            del tally.working[batch[0]], self.handed[batch[0]]
+            del tally.working[batch[0]]
+            self.handed.pop(batch[0]).clear()  # an error's frames lead to it
         self.count_pace(spent, len(answers))
         last = answers.pop() if answers and answers[-1][1] is not None else None
         if not self.stale(seen):
@@ -305,7 +307,10 @@ class Offload(Pool):
             for slot, (values, _, error) in zip(batch, answers, strict=False):
                 if error is not None:
                     error = await own_error(error, self.frame, self.step.name)
-                self.flat_done(slot, values, error)
+                try:
+                    self.flat_done(slot, values, error)
+                finally:
+                    values.clear()  # as above
         elif answers:
             self.tell_late(answers[-1][2])
         if last is not None:
@@ -496,6 +501,7 @@ class Offload(Pool):
                 if not more:
                     if error is None:
                         iterator = None
+                    values.clear()  # an error's frames lead to them
                     return error
         finally:
             if iterator is not None and hasattr(iterator, "close"):

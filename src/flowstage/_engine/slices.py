@@ -31,6 +31,7 @@ def run_slice(
 ) -> tuple[list[tuple[Any, BaseException | None]], float]:
     """Call a function for one item after the other until the time is over. Runs in a thread."""
     answers: list[tuple[Any, BaseException | None]] = []
+    envelope: Envelope | None = None
     began = perf_counter()
     end = began + seconds
     for envelope in envelopes:
@@ -45,7 +46,7 @@ def run_slice(
     try:
         return answers, perf_counter() - began
     finally:
-        del answers  # the frames of an error lead back here, and would keep it and the items
+        del answers, envelope  # the frames of an error lead here, and would keep it and the items
 
 
 def run_flat_slice(
@@ -64,6 +65,7 @@ def run_flat_slice(
         the seconds that it took. Only the last item can have more.
     """
     answers: list[tuple[list[Any], Iterator[Any] | None, BaseException | None]] = []
+    envelope: Envelope | None = None
     began = perf_counter()
     end = began + seconds
     for envelope in envelopes:
@@ -84,7 +86,12 @@ def run_flat_slice(
             break
         if error is not None and not isinstance(error, Exception):
             break
-    return answers, perf_counter() - began
+    iterator = error = None
+    values = []
+    try:
+        return answers, perf_counter() - began
+    finally:
+        del answers, envelope  # as in `run_slice`
 
 
 _MADE: tuple[type, ...] = (type(iter(())), type(iter([])))
