@@ -92,6 +92,38 @@ async def test_an_error_of_the_source_is_raised_when_an_interrupt_comes_as_well(
                 pass
 
 
+async def test_an_error_that_waits_for_its_turn_is_told_of_when_an_interrupt_comes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A function interrupts while the one above it has failed already, on an item behind it."""
+    box: list[Any] = []
+    raised = [0]
+
+    def above(number: int) -> int:
+        if number > WARM and number % 10 == 0 and len(box) == 1:
+            raised.append(number)
+            raise LookupError(number)
+        return number
+
+    def below(number: int) -> int:
+        if number < raised[-1] and len(box) == 1:
+            box.append(box[0].interrupt())
+        return number
+
+    with soon():
+        flow = source(range(9 * WARM)).map(above).map(below)
+        async with flow.open(on_error="skip") as run:
+            box.append(run)
+            results = [number async for number in run]
+        check_accounts(run.report(), over=True)
+    assert results[-1] == 9 * WARM - 1
+    assert len(box) == 2
+    late = [record.message for record in caplog.records if "skipped" not in record.message]
+    assert late == [
+        f"stage 'above' raised LookupError({raised[-1]}) after its item had been let go"
+    ]
+
+
 async def test_the_errors_of_a_burst_know_nothing_of_each_other() -> None:
     """Failing items of one burst are no context of the next: each error is as its call raised it."""
 

@@ -36,7 +36,16 @@ from .._stats import Tally
 from .._wires import EMPTY, Bare, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, has_sentinel, sentinel_given
 from .flat_values import close_values, open_values, pull
-from .runner import LONGEST_HOLD, LONGEST_TURN, MOST_IN_A_TURN, Frame, Runner, Step, own_error
+from .runner import (
+    LONGEST_HOLD,
+    LONGEST_TURN,
+    MOST_IN_A_TURN,
+    Frame,
+    Runner,
+    Step,
+    own_error,
+    tell_late,
+)
 from .values import DONE, STRIDE, Values
 
 SAMPLE = 32
@@ -637,9 +646,20 @@ class Chain(Runner):
         """Do what is left of a burst in which a call has failed or that took too long for one turn.
 
         What is before a failure goes on first and what is behind it afterwards, so that everything
-        is as if the values had come one by one. There is room for all but the failures.
+        is as if the values had come one by one. There is room for all but the failures. If one of the
+        calls meanwhile interrupts the run, the errors whose turn has not come are told of.
         """
         todo: list[Piece] = []
+        try:
+            await self._mend(broken, todo)
+        except Flushed:
+            for number, _, error in reversed(todo):
+                if error is not None:
+                    tell_late(self.calls[number].name, error)
+            raise
+
+    async def _mend(self, broken: list[Piece], todo: list[Piece]) -> None:
+        """Do what is left of a burst; what stands behind that is in `todo`, last things first."""
         end = 0.0
         while True:
             while broken:  # it is emptied, for the frames of an error lead to whoever has it
