@@ -657,12 +657,15 @@ class Chain(Runner):
                 if error is not None:
                     tell_late(self.calls[number].name, error)
             raise
+        finally:  # the frames of an error lead to whoever has these
+            broken.clear()
+            todo.clear()
 
     async def _mend(self, broken: list[Piece], todo: list[Piece]) -> None:
         """Do what is left of a burst; what stands behind that is in `todo`, last things first."""
         end = 0.0
         while True:
-            while broken:  # it is emptied, for the frames of an error lead to whoever has it
+            while broken:
                 number, what, error = broken.pop()
                 if error is not None:
                     name = self.calls[number].name
@@ -696,8 +699,8 @@ class Chain(Runner):
                 if len(what) > space:
                     todo.append((number, what[space:], None))
                     what = what[:space]
-                broken = self.through(what, number, now)
-                what = []  # as above
+                broken += self.through(what, number, now)
+                what = []  # as the lists
 
     async def burst_async(self, inlet: Edge) -> None:
         """Process what comes, one by one, until the input has ended: the first function is async.
