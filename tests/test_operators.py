@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from flowstage import Failure, Flow, Input, Sentinel, failure_of, operators, source
+from flowstage import Failure, Flow, Input, Sentinel, _flow, failure_of, operators, source
 
 from .conftest import virtual_time
 
@@ -420,3 +420,4 @@ def test_every_operator_is_listed() -> None:
         if callable(value) and not name.startswith("_") and value.__module__ == operators.__name__
     }
     assert made == set(operators.__all__)
+    assert made == _flow._OPERATORS  # of which a flow says where they are

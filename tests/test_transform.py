@@ -374,6 +374,34 @@ async def test_asking_once_too_often() -> None:
     assert any("anext(items, default)" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.parametrize("reads", ["itself", "by a task"])
+async def test_leaving_while_the_function_asks_under_a_shield(reads: str) -> None:
+    """It cannot be cancelled there, so it is refused; the run does not wait for what never comes."""
+    told: list[BaseException] = []
+
+    async def ask(items: AsyncIterator[int]) -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await anext(items)
+            except ClosedError as error:
+                told.append(error)
+
+    async def stubborn(items: AsyncIterator[int]) -> AsyncIterator[int]:
+        yield 1
+        if reads == "itself":
+            await ask(items)
+        else:
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, items)
+
+    with soon():
+        async with Input[int]().transform(stubborn).open() as run:
+            async for _ in run:
+                await settle()
+                break
+    assert len(told) == 1
+
+
 async def test_two_tasks_of_the_function_ask_at_once() -> None:
     """The second one is refused, and told how to have calls at once; the first one goes on."""
     refused: list[BusyResourceError] = []

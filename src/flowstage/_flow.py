@@ -14,7 +14,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from importlib import import_module
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -135,6 +134,23 @@ class OpenOptions(TypedDict, total=False):
     close_timeout: float
 
 
+_OPERATORS = frozenset(
+    {
+        "distinct_until_changed",
+        "drop",
+        "drop_while",
+        "enumerate",
+        "flatten",
+        "reduce",
+        "scan",
+        "take",
+        "take_while",
+        "throttle",
+        "unique",
+    }
+)
+"""What `flowstage.operators` has, which is written with flows and cannot be asked from here."""
+
 _HOW_TO_READ = (
     "a flow is a description and has no items until it is opened; "
     "use 'async with flow.open(...) as run' and read run, or 'await flow.collect(...)'"
@@ -194,12 +210,12 @@ class Flow(Generic[In, Out_co]):
             raise AssertionError("never entered")
 
         def __getattr__(self, name):
+            if hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # a property: what it raised
             told = f"{type(self).__name__!r} object has no attribute {name!r}"
-            if name[:1] == "_":
-                pass  # as for special methods, for which nobody needs the operators
-            elif name in import_module("flowstage.operators").__all__:  # written with flows
+            if name in _OPERATORS:
                 told += f"; it is an operator: write flow.pipe(operators.{name}, ...)"
-            elif hasattr(Run, name):
+            elif name[:1] != "_" and hasattr(Run, name):
                 told += f"; runs have it: write 'async with flow.open(...) as run', then run.{name}"
             raise AttributeError(told, name=name, obj=self)
 

@@ -316,13 +316,16 @@ class Live:
         """Let go of those who wait for this run in tasks that it cannot cancel.
 
         The block waits for its threads; one of them may wait for a send that it has asked the event
-        loop for, and on trio that is a task of no scope of ours. A reader may be outside as well.
+        loop for, and on trio that is a task of no scope of ours. A reader may be outside as well, and
+        the function of a transform may have shielded itself.
         """
         for entry in self.entries.values():
             entry.line.closed = True
             entry.line.refuse_all()
         for bell in self.end_bells:
             bell.ring()
+        for runner in self.runners:
+            runner.dismiss()
 
     def note(self, failure: Failure) -> None:
         """Record a failure that was handled."""

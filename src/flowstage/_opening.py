@@ -100,6 +100,8 @@ class Opening(Generic[In, Out_co]):
             raise TypeError(_HOW_TO_OPEN)
 
         def __getattr__(self, name):
+            if hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # a property: what it raised
             told = f"{type(self).__name__!r} object has no attribute {name!r}"
             if name[:1] != "_" and hasattr(Run, name):
                 told += f"; {_HOW_TO_OPEN}"

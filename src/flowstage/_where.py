@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from types import FrameType, MethodType
 from typing import Any
 
+from ._backend import is_running_timeout
+
 _DEEPEST = 40
 """Frames looked at; a runaway recursion has no end."""
 _PLUMBING = (
@@ -35,19 +37,13 @@ def has_timer(awaited: Any) -> bool:
     """Tell whether a suspended coroutine stands in an `asyncio.timeout()` block that may end by itself.
 
     That is a timer of which no cancel scope knows. Of an `async with` the frame keeps what leaves it
-    where Python code cannot see it; the collector can.
+    where Python code cannot see it; the collector can. Other timers of asyncio's own, such as
+    `loop.call_later`, are not found.
     """
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False
     for suspended, _ in _through(awaited):
         for referent in gc.get_referents(suspended):
-            timeout: Any = referent.__self__ if type(referent) is MethodType else referent
-            if type(timeout) is not asyncio.Timeout or timeout.when() is None:
-                continue
-            # One that has been left may still have a name. One that expires has cancelled its task,
-            # which moves when it is its turn.
-            if any(state in repr(timeout) for state in ("[active]", "[expiring]")):
+            timeout = referent.__self__ if type(referent) is MethodType else referent
+            if is_running_timeout(timeout):
                 return True
     return False
 

@@ -250,14 +250,13 @@ class Chain(Runner):
             got: list[Any] = []
             error: BaseException | None = None
             began = perf_counter()
+            end = began + LONGEST_TURN
             tally.working[envelope] = (began, envelope.value)
             try:
                 for value in islice(values.iterator, most):
                     got.append(value)
-                    if seen != epoch.number:
-                        break  # it has interrupted the run, and is asked for nothing more
-                    if not len(got) % STRIDE and perf_counter() - began > LONGEST_TURN:
-                        break
+                    if seen != epoch.number or perf_counter() > end:
+                        break  # one that has interrupted the run is asked for nothing more
                 else:
                     values.closed = len(got) < most
             except BaseException as raised:

@@ -273,6 +273,9 @@ class Runner:
         """Learn that somebody downstream is ready to begin reading; give what is wanted above."""
         return self.inlets
 
+    def dismiss(self) -> None:
+        """Let go of user code that waits here and cannot be cancelled: the run is."""
+
     def hold_back(self) -> None:
         """Wait to be wanted; only a source and a `concat` have anything to hold back."""
 

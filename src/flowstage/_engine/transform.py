@@ -77,7 +77,7 @@ class Items(AsyncIterator[Any]):
                 self._rested = True  # also when it is cancelled, or a poll would never be answered
                 await checkpoint()  # before anything is taken: the function may have a timeout
                 self._end = perf_counter() + LONGEST_TURN
-            if self._epoch != runner.frame.epoch.number:
+            if self._epoch != runner.frame.epoch.number or runner.frame.cancelled:
                 await runner.refuse()
             thing = runner.passing or inlet.take()
             if type(thing) is Envelope:
@@ -338,6 +338,10 @@ class TransformRunner(Runner):
         self.held = self.passing = None
         self.helper.ring()
         return super().discard()
+
+    def dismiss(self) -> None:
+        self.bell.ring()
+        self.helper.ring()
 
     def refresh(self) -> None:
         self.tally.taken = self.inlets[0].values_out
