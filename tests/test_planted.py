@@ -242,10 +242,10 @@ def edges_that_hold_more(patch: pytest.MonkeyPatch) -> None:
 def an_end_that_is_none(patch: pytest.MonkeyPatch) -> None:
     """A transform is told that its input has ended when it is only interrupted."""
 
-    async def end() -> None:
+    async def end(_: transform.TransformRunner) -> None:
         raise StopAsyncIteration
 
-    patch.setattr(transform, "sleep_forever", end)
+    patch.setattr(transform.TransformRunner, "refuse", end)
 
 
 def generators_left_open(patch: pytest.MonkeyPatch) -> None:

@@ -310,8 +310,10 @@ async def test_a_stop_whose_time_is_over_is_no_interrupt() -> None:
 async def read_slowly(run: Any, ends: list[Any]) -> list[Any]:
     """Send a sentinel when the source waits for room, read one item, stop, and read the rest."""
     (entry,) = run._live.entries.values()
+    await settle()  # or it may wait for what has not begun to read
     while entry.waits != "output":
         await anyio.sleep(0.001)
+        await settle()
     async with anyio.create_task_group() as group:
         group.start_soon(run.send_sentinel, "s")
         await settle()
