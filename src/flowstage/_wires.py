@@ -566,14 +566,16 @@ class Outlet:
         sole: the edge, if there is just one.
         put: offers an item to all edges; tells whether they took it. Never waits. Raises `Enough`
             when no edge is left to give to.
+        bulk: whether `put_values` may be used here: no edge has to look at each item.
     """
 
-    __slots__ = ("_given", "edges", "put", "put_value", "sole")
+    __slots__ = ("_given", "bulk", "edges", "put", "put_value", "sole")
 
     def __init__(self, edges: Iterable[Edge]) -> None:
         self.edges = list(edges)
         self._given = 0
         self.sole = self.edges[0] if len(self.edges) == 1 else None
+        self.bulk = all(edge.bulk for edge in self.edges)
         self.put: Callable[[Any], bool] = self._put_to_all if self.sole is None else self.sole.put
         self.put_value: Callable[[Any], bool] = self._put_value_to_all
         if self.sole is not None:
@@ -604,11 +606,6 @@ class Outlet:
 
     def _put_value_to_all(self, value: Any) -> bool:
         return self._put_to_all(Envelope(value))
-
-    @property
-    def bulk(self) -> bool:
-        """Whether `put_values` may be used here: no edge has to look at each item."""
-        return all(edge.bulk for edge in self.edges)
 
     def space(self) -> int:
         """Tell how many items `put_values` may put now."""

@@ -101,6 +101,7 @@ class Chain(Runner):
         self.times: Times | None = None  # where the clocks go, if this leads straight to an end
         if self.keeps_time and not self.stamped and edges[0].clocks is not None:
             self.times, edges[0].clocks = edges[0].clocks, None
+        self.known_plain = False
         self.until_sample = 0  # calls of an async function until one is timed again
         # The first gap differs, or one item in so many would pay for all stages of a line.
         self.gap = SAMPLE - 11 * len(frame.runners) % SAMPLE
@@ -399,7 +400,9 @@ class Chain(Runner):
 
     def is_plain(self) -> bool:
         """Tell whether every stage is a bare call of a function that is known to be plain."""
-        return self.is_fast() and not any(step.awaits for step in self.calls)
+        if not self.known_plain:  # a function that is known to be plain stays so
+            self.known_plain = all(step.settled and not step.awaits for step in self.calls)
+        return self.known_plain and self.is_bare
 
     def way(self) -> Callable[[Edge], Awaitable[None]] | None:
         """Give the fast way that suits these stages, once their nature is known."""
