@@ -615,8 +615,11 @@ class Outlet:
 
     def put_values(self, values: Sequence[Any]) -> None:
         """Put items that need no envelope and that `space` has room for."""
-        if self.sole is None:
-            self._given += len(values)
+        if self.sole is not None:
+            if not self.sole.finished:
+                self.sole.put_values(values)
+            return
+        self._given += len(values)
         for edge in self.edges:
             if not edge.finished:
                 edge.put_values(values)
