@@ -402,12 +402,17 @@ async def test_leaving_while_the_function_asks_under_a_shield(reads: str) -> Non
     assert len(told) == 1
 
 
-async def test_two_tasks_of_the_function_ask_at_once() -> None:
-    """The second one is refused, and told how to have calls at once; the first one goes on."""
+@pytest.mark.parametrize("late", [0, 0.002])
+async def test_two_tasks_of_the_function_ask_at_once(late: float) -> None:
+    """The second one is refused, and told how to have calls at once; the first one goes on.
+
+    Also when the first one only lets others have the turn that is due to them.
+    """
     refused: list[BusyResourceError] = []
 
     async def crowded(items: AsyncIterator[int]) -> AsyncIterator[int]:
         got: list[int] = []
+        time.sleep(late)
 
         async def ask() -> None:
             try:

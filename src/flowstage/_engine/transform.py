@@ -75,7 +75,11 @@ class Items(AsyncIterator[Any]):
         while self.barrier is None:
             if not self._rested and perf_counter() > self._end:
                 self._rested = True  # also when it is cancelled, or a poll would never be answered
-                await checkpoint()  # before anything is taken: the function may have a timeout
+                self._asked = True
+                try:
+                    await checkpoint()  # before anything is taken: the function may have a timeout
+                finally:
+                    self._asked = False
                 self._end = perf_counter() + LONGEST_TURN
             if self._epoch != runner.frame.epoch.number or runner.frame.cancelled:
                 await runner.refuse()
