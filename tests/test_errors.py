@@ -1034,6 +1034,15 @@ class Numbered:
         self.number = number
 
 
+def watched(alive: weakref.WeakSet[Numbered], count: int) -> Iterator[Numbered]:
+    """Give items of which nobody keeps one here."""
+    for number in range(count):
+        item = Numbered(number)
+        alive.add(item)
+        yield item
+        del item
+
+
 def refuse_one(item: Numbered) -> Numbered:
     if item.number == 70:
         raise ValueError
@@ -1083,13 +1092,6 @@ async def test_what_ends_the_program_keeps_its_own_item_only(fails: tuple[int, .
     """In the middle of a burst too, whatever has failed in it before."""
     alive: weakref.WeakSet[Numbered] = weakref.WeakSet()
 
-    def items() -> Iterator[Numbered]:
-        for number in range(300):
-            item = Numbered(number)
-            alive.add(item)
-            yield item
-            del item
-
     def end(item: Numbered) -> int:
         if item.number in fails:
             raise ValueError
@@ -1098,7 +1100,7 @@ async def test_what_ends_the_program_keeps_its_own_item_only(fails: tuple[int, .
         return item.number
 
     with soon(), pytest.raises(KeyboardInterrupt) as caught:
-        flow = source(items).buffer(100).map(lambda item: item).map(end)
+        flow = source(lambda: watched(alive, 300)).buffer(100).map(lambda item: item).map(end)
         await flow.map(lambda number: number).collect(on_error="skip")
     gc.collect()
     # The last one that was skipped is the cause that `call` would name.
@@ -1116,17 +1118,10 @@ async def test_an_error_from_a_thread_keeps_its_own_item_only(
     """What a thread did in the same call, before the failure and after it, is let go."""
     alive: weakref.WeakSet[Numbered] = weakref.WeakSet()
 
-    def items() -> Iterator[Numbered]:
-        for number in range(100):
-            item = Numbered(number)
-            alive.add(item)
-            yield item
-            del item
-
     def look(item: Numbered, **_: Any) -> Any:
         return give_and_refuse_one(item) if verb == "flat_map" else refuse_one(item)
 
-    flow: Flow[Any, Any] = source(items)
+    flow: Flow[Any, Any] = source(lambda: watched(alive, 100))
     flow = getattr(flow, verb)(look, on=Threads(1), pass_context=aware)
     flow = flow.map(lambda item: item.number)
     kept: list[Any] = []

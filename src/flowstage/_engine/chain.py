@@ -90,9 +90,7 @@ class Chain(Runner):
         self.calls: list[CallStep] = [step for step in steps if isinstance(step, CallStep)]
         self.at = len(self.calls) - 1
         self.unwanted = 0
-        self.is_bare = frame.plain and all(step.simple and step.kind for step in self.calls)
-        if any(step.kind != "map" for step in self.calls):
-            self.is_bare = self.is_bare and not self.outlet.aligned
+        self.is_bare = self._is_bare(self.calls)
         only_maps = all(step.bare and step.kind == "map" for step in self.calls)
         self.keeps_time = bool(frame.timing and not frame.contextual and self.calls and only_maps)
         self.becomes_fast = self.is_bare or self.keeps_time
@@ -206,17 +204,19 @@ class Chain(Runner):
 
     # -- the fast way ---------------------------------------------------------------------------
 
+    def _is_bare(self, calls: Sequence[CallStep]) -> bool:
+        """Tell whether some stages need no envelopes: they only call, and no row lacks what they drop."""
+        if not (self.frame.plain and all(step.simple and step.kind for step in calls)):
+            return False
+        return not self.outlet.aligned or all(step.kind == "map" for step in calls)
+
     def _can_spread(self, index: int) -> bool:
         """Tell whether what a `flat_map` makes of an item could go on a burst at a time.
 
         It could if nobody looks at single values, and the functions below turn out to be plain.
         """
         step, *below = self.calls[index:]
-        if not (self.frame.plain and step.simple and self.outlet.bulk):
-            return False
-        if self.outlet.aligned and any(call.kind != "map" for call in below):
-            return False
-        return all(call.simple and call.kind for call in below)
+        return step.simple and self.outlet.bulk and self._is_bare(below)
 
     def spreads(self, index: int) -> bool:
         """Tell whether it does: whether the functions below are known to be plain."""
