@@ -394,14 +394,16 @@ def a_thread_left_behind(patch: pytest.MonkeyPatch) -> None:
 
 def an_output_that_takes_and_waits(patch: pytest.MonkeyPatch) -> None:
     """What it has taken is lost when the reader is cancelled before it has it."""
-    original = _output.Output._next_thing
+    original = _output._Reading.__anext__
 
-    async def next_thing(self: Any) -> Any:
+    async def take_and_wait(self: Any) -> Any:
         thing = await original(self)
+        self.over = True  # as where it waits
         await asyncio.sleep(0)
+        self.over = False
         return thing
 
-    patch.setattr(_output.Output, "_next_thing", next_thing)
+    patch.setattr(_output._Reading, "__anext__", take_and_wait)
 
 
 def old_items_that_a_thread_brings(patch: pytest.MonkeyPatch) -> None:

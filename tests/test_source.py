@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Flow, Graph, Input, Sentinel, Threads, source
+from flowstage import Flow, Graph, Input, Sentinel, Threads, merge, source
 from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
@@ -344,6 +344,63 @@ async def test_what_a_manager_is_told() -> None:
                 await source(items).map(fail).collect(buffer=buffer)
             assert told == [error]  # that is the same task
             told.clear()
+
+
+def broken(kind: str, error: BaseException, *, besides: BaseException | None = None) -> Any:
+    """What gives two numbers and fails, in a manager that keeps what it is told, or fails besides."""
+
+    def plain() -> Iterator[int]:
+        yield from (1, 2)
+        raise error
+
+    async def not_plain() -> AsyncIterator[int]:
+        for number in (1, 2):
+            yield number
+        raise error
+
+    @asynccontextmanager
+    async def items() -> AsyncIterator[Any]:
+        try:
+            yield {"plain": plain, "async": not_plain}[kind]()
+        except BaseException:
+            if besides is not None:
+                raise besides from None
+
+    return items
+
+
+@pytest.mark.parametrize("buffer", [0, 1, 100])
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_manager_may_keep_an_error_to_itself(kind: str, buffer: int) -> None:
+    """Then it has ended its source and nothing else, as it ends a block; what came before stays."""
+    with no_leaks(), soon():
+        flow = source(broken(kind, OSError("lost")))
+        async with flow.open(buffer=buffer) as run:
+            assert [item async for item in run] == [1, 2]
+            assert run.failed == 0
+        check_accounts(run.report(), over=True)
+        assert await flow.map(abs).collect(buffer=buffer) == [1, 2]
+        both = merge(flow, source([3, 4]))
+        assert sorted(await both.collect(buffer=buffer)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_manager_cannot_keep_an_exit(kind: str) -> None:
+    """What ends the program ends it."""
+    for error in (KeyboardInterrupt(), SystemExit(3)):
+        with no_leaks(), soon(), pytest.raises(type(error)) as caught:
+            await source(broken(kind, error)).collect()
+        assert caught.value is error
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_what_a_manager_raises_besides_comes_after(kind: str) -> None:
+    """The root cause is what the source raised."""
+    error, besides = OSError("lost"), ValueError("besides")
+    with no_leaks(), soon(), pytest.raises(OSError, match="lost") as caught:
+        await source(broken(kind, error, besides=besides)).collect()
+    assert caught.value is error
+    assert "besides" in "".join(error.__notes__)
 
 
 @pytest.mark.parametrize("way", ["fail", "cancel", "leave"])

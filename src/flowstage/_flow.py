@@ -918,6 +918,9 @@ def source(items: Any, *, on: Threads | None = None, name: str | None = None) ->
     On the event loop an item is pulled as soon as there is room for it, so the capacity of the edge
     behind it says how far it is read ahead; before a rendezvous (capacity 0) that is one item.
 
+    What a source raises ends the run. Where one of several may fail without that, let a context
+    manager around it keep the error to itself: then only this source has ended.
+
     Args:
         items: an iterable, an async iterable, an async context manager giving one, or a function
             returning any of these, which is called afresh for each run.

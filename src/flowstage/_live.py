@@ -264,17 +264,28 @@ class Live:
         self.group.start_soon(self._task, work, name=f"flowstage {_name(work)}")
 
     async def _task(self, work: Callable[[], Awaitable[None]]) -> None:
-        # Counted from its first step: asyncio.run() may cancel a task that has not begun, and
-        # whoever counts it already would wait for it in vain.
-        task = get_current_task().id
-        self.tasks[task] = _owner(work)
-        _inside.set(self.token)
+        task = self.enter(_owner(work))
         try:
             await work()
         finally:
-            del self.tasks[task]
-            if not self.tasks and self.gone is not None:
-                self.gone.set()
+            self.leave(task)
+
+    def enter(self, owner: object) -> int:
+        """Note that the current task begins, and whose work it does; give its id.
+
+        It says so itself, in its first step: asyncio.run() may cancel a task that has not begun, and
+        whoever counts it already would wait for it in vain.
+        """
+        task = get_current_task().id
+        self.tasks[task] = owner
+        _inside.set(self.token)
+        return task
+
+    def leave(self, task: int) -> None:
+        """Note that a task ends."""
+        del self.tasks[task]
+        if not self.tasks and self.gone is not None:
+            self.gone.set()
 
     def note_wait(self, ticket: Ticket) -> None:
         """Learn that somebody begins to wait to send: it may be a call of this very run."""
@@ -448,7 +459,8 @@ class Live:
         await self.group.__aenter__()
         self.watch.on_still = self.stillness.look
         for runner in reversed(self.runners):
-            self.spawn(runner.run)
+            self.watch.enter()
+            self.group.start_soon(runner.run, name=f"flowstage {runner.name}")
         if self._to_begin == 0:
             self.ready.set()
 

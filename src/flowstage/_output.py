@@ -31,7 +31,7 @@ class Output(Generic[T_co]):
         self._edge = live.ends[number]
         self._bell = live.end_bells[number]
         self._name = name
-        self._turns = 0
+        self._due = _TURN  # how many things have been taken when other tasks are due a turn
         self._reader: ref[_Reading] | None = None
         live.stillness.readings.append(lambda: self._reader and self._reader())
 
@@ -98,36 +98,28 @@ class Output(Generic[T_co]):
         )
         return error
 
-    def _take_soon(self) -> Any:
-        """Take what is there, or `EMPTY` if there is nothing or other tasks are due a turn."""
-        edge = self._edge
-        if not edge.total - edge.taken - edge.flushed or self._turns >= _TURN or self._live.closed:
-            return EMPTY
-        self._turns += 1
-        return edge.take()
-
-    async def _next_thing(self) -> Any:
-        """Wait for the next thing: an envelope or a mark; `EMPTY` at the end.
+    async def _wait(self) -> bool:
+        """Wait until there is something to take; tell whether there is, or the end has been reached.
 
         Raises:
             ClosedError: the run is over.
         """
         edge, live, bell = self._edge, self._live, self._bell
-        while True:
+        if edge.taken >= self._due and edge.used:
+            self._due = edge.taken + _TURN  # before, or who gives up again and again gets nothing
+            await checkpoint()
+        while not edge.total - edge.taken - edge.flushed:  # what was closed holds nothing
             if live.expired and edge.finished:
-                return EMPTY
+                return False
             if live.closed or edge.finished:
                 raise ClosedError(
                     f"output {self._name!r} was closed"
                     if edge.finished
                     else "the run is over; read its results inside the async with block"
                 ) from live.why
-            if edge.total - edge.taken - edge.flushed:
-                self._turns += 1
-                return edge.take()
             if edge.ended:
                 live.watch.look()  # the others that wait may be waiting for each other
-                return EMPTY
+                return False
             if live.cancelled:
                 await checkpoint_if_cancelled()
                 why = live.why
@@ -139,7 +131,6 @@ class Output(Generic[T_co]):
             other = bell.event
             if other is not None:
                 raise self._busy()
-            self._turns = 0  # whoever waits lets others have their turns
             edge.reader = bell
             if edge.announces:
                 edge.ring_writer()
@@ -151,33 +142,30 @@ class Output(Generic[T_co]):
                     bell.give_up()
                 if edge.reader is bell:
                     edge.reader = None
+            self._due = edge.taken + _TURN  # whoever waits lets others have their turns
+        return True
 
     async def _read_into(self, results: MutableSequence[Any]) -> None:
         """Read to the end; failures are put where they come."""
         edge = self._edge
-        while (thing := await self._next_thing()) is not EMPTY:
-            if type(thing) is Envelope:
-                results.append(thing.value)
-            elif type(thing) is Fault:
-                results.append(thing.failure)
-            head = edge.refill()
-            if type(head) is Bare and head:
-                results.extend(head)
-                edge.taken += len(head)
-                head.clear()
-                edge.ring_writer()
+        while await self._wait():
             # Nobody puts anything in while this does not wait, so it is a burst and no more.
-
-    def _due(self) -> bool:
-        """Tell whether other tasks are due a turn, before anything is taken; it counts as had."""
-        due = self._turns >= _TURN
-        if due:
-            self._turns = 0
-        return due
+            while head := edge.refill():
+                if head.__class__ is Bare:
+                    results.extend(head)
+                    edge.taken += len(head)
+                    head.clear()
+                    edge.ring_writer()
+                    continue
+                thing = edge.take()
+                if type(thing) is Envelope:
+                    results.append(thing.value)
+                elif type(thing) is Fault:
+                    results.append(thing.failure)
 
 
 class _Reading(AsyncIterator[Any]):
-    """One `async for` over an output."""
+    """One `async for` over an output. While there is something to take, which task asks matters not."""
 
     def __init__(self, output: Output[Any], task: int) -> None:
         self.output = output
@@ -187,33 +175,27 @@ class _Reading(AsyncIterator[Any]):
     async def __anext__(self) -> Any:
         output = self.output
         edge = output._edge
-        head = edge.head or edge.refill()
-        if head.__class__ is Bare and head and output._turns < _TURN and not output._live.closed:
-            output._turns += 1
-            edge.taken += 1
-            if edge.writer is not None:
-                edge.ring_writer()
-            return head.popleft()
-        return await self._next()
-
-    async def _next(self) -> Any:
-        """Wait for the next thing. While there is one to take, which task asks matters to nobody."""
-        output = self.output
         while True:
-            thing = output._take_soon()
-            if thing is EMPTY:
+            head = edge.head or edge.refill()
+            if not head or edge.taken >= output._due:
                 self.over = False
                 try:
-                    if output._due():
-                        await checkpoint()
-                    thing = await output._next_thing()
-                    if thing is EMPTY:
+                    if not await output._wait():
                         raise StopAsyncIteration
                 except (
                     BaseException
                 ):  # a cancelled `async for` is over, and who knows what keeps it
                     self.over = True
                     raise
+                continue
+            if head.__class__ is Bare:
+                edge.taken += 1
+                bell = edge.writer
+                if bell is not None:
+                    edge.writer = None
+                    bell.ring()
+                return head.popleft()
+            thing = edge.take()
             if type(thing) is Envelope:
                 return thing.value
             if (event := self._event(thing)) is not EMPTY:

@@ -73,7 +73,7 @@ class Stillness:
         watch = live.watch
         if live.cancelled or live.closed or not watch.tasks or watch.parked != watch.tasks:
             return ""
-        if not self._is_waited_for():
+        if not watch.asking:
             return ""
         waited, unread = self._ends()
         if not unread:
@@ -82,13 +82,6 @@ class Stillness:
         if self.warned or not any(live.ends[number].writer for number in unread):
             return ""
         return "unread" if waited or any(map(senders, live.entries.values())) else ""
-
-    def _is_waited_for(self) -> bool:
-        """Tell whether anybody in the user's code waits for the run; this is asked often."""
-        for bell in self.live.end_bells:
-            if bell.event is not None:
-                return True
-        return any(entry.line.tickets for entry in self.live.entries.values())
 
     def _ends(self) -> tuple[list[int], list[int]]:
         """Give the open outputs that somebody waits for, and those that nobody waits for."""

@@ -14,13 +14,19 @@ from ._backend import Wake, wake_maker
 
 
 class Watch:
-    """Counts the tasks of a run and those of them that wait for the run itself."""
+    """Counts the tasks of a run and those of them that wait for the run itself.
 
-    __slots__ = ("make_wake", "on_still", "parked", "tasks")
+    Attributes:
+        asking: how many of the user's code wait for it, to read or to send. While nobody does, it may
+            stand as it likes.
+    """
+
+    __slots__ = ("asking", "make_wake", "on_still", "parked", "tasks")
 
     def __init__(self) -> None:
         self.tasks = 0
         self.parked = 0
+        self.asking = 0
         self.on_still: Callable[[], None] | None = None
         self.make_wake = wake_maker()
 
@@ -35,7 +41,7 @@ class Watch:
 
     def look(self) -> None:
         """Report when nothing is left that can move by itself."""
-        if self.parked == self.tasks and self.on_still is not None:
+        if self.asking and self.parked == self.tasks and self.on_still is not None:
             self.on_still()
 
 
@@ -78,7 +84,7 @@ class Bell:
         self.event = wake = self.make_wake()
         watch = self.watch
         watch.parked += 1
-        if watch.parked == watch.tasks:
+        if watch.asking and watch.parked == watch.tasks:
             watch.look()
         return wake
 
@@ -89,7 +95,7 @@ class Bell:
 
 
 class Doorbell(Bell):
-    """A bell for a task that is not the run's own: a reader or a sender in the user's code."""
+    """A bell for a task that is not the run's own: a reader in the user's code."""
 
     __slots__ = ()
 
@@ -97,13 +103,18 @@ class Doorbell(Bell):
         event = self.event
         if event is not None:
             self.event = None
+            self.watch.asking -= 1
             if not event.done():
                 event.set_result(None)
 
     def begin(self) -> Wake:
         self.event = wake = self.make_wake()
-        self.watch.look()  # the last one that could move may just have begun to wait
+        watch = self.watch
+        watch.asking += 1
+        if watch.parked == watch.tasks:
+            watch.look()  # the last one that could move may just have begun to wait
         return wake
 
     def give_up(self) -> None:
         self.event = None
+        self.watch.asking -= 1

@@ -171,8 +171,10 @@ class Edge:
         else:
             self._begin(Bare((value,)))
         self.total = total + 1
-        if self.reader is not None:
-            self.ring_reader()
+        bell = self.reader
+        if bell is not None:
+            self.reader = None
+            bell.ring()
         return True
 
     def put_values(self, values: Sequence[Any]) -> None:

@@ -185,6 +185,40 @@ async def test_an_exception_ends_those_that_stand_beside_it() -> None:
     assert [value async for value in one] == []
 
 
+async def test_an_exception_keeps_its_cause() -> None:
+    """It comes as it was raised, with what it came from."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise KeyError("broken") from OSError("the cause")
+
+    buffer_iterable = buffered_pipeline()
+    with pytest.raises(KeyError) as caught:
+        async for _ in buffer_iterable(passed_quickly(buffer_iterable(broken()))):
+            pass
+    assert repr(caught.value.__cause__) == "OSError('the cause')"
+
+
+class Stubborn:
+    """An async iterable that cannot be read."""
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        raise KeyError("stubborn")
+
+
+@virtual_time
+async def test_an_iterable_that_cannot_be_read_ends_the_others() -> None:
+    """As an exception of a generator does."""
+    before = len(anyio.get_running_tasks())
+    buffer_iterable = buffered_pipeline()
+    one, other = buffer_iterable(numbers()), buffer_iterable(Stubborn())
+    assert await anext(one) == 0
+    with pytest.raises(KeyError, match="stubborn"):
+        await anext(other)
+    assert len(anyio.get_running_tasks()) == before
+    assert [value async for value in one] == []
+
+
 async def test_a_generator_may_deal_with_the_exception_of_the_one_before() -> None:
     """It reaches the code that asked for the value."""
 

@@ -45,7 +45,7 @@ class EntryRunner(Chain):
         outlets: Mapping[Hashable, Outlet],
     ) -> None:
         super().__init__(frame, steps, inlets, outlets)
-        self.line = Line(self.outlet, self.exits)
+        self.line = Line(self.outlet, self.exits, frame.watch)
         self.line.changed = self.line.moved = self.bell.ring
         self.open = True
         self.gated = False

@@ -15,6 +15,7 @@ from time import perf_counter
 from anyio import Event
 
 from .._envelope import Barrier, Envelope
+from .._watch import Watch
 from .._wires import Enough, Outlet
 
 
@@ -35,11 +36,6 @@ class Ticket:
         self.state = "waiting"
         self.task = 0
 
-    def settle(self, state: str) -> None:
-        """Tell whoever waits what became of the thing."""
-        self.state = state
-        self.event.set()
-
 
 class Line:
     """What waits to enter at one outlet.
@@ -50,8 +46,9 @@ class Line:
         discarded: items that an interrupt took out of the line.
     """
 
-    def __init__(self, outlet: Outlet, outlets: Sequence[Outlet]) -> None:
+    def __init__(self, outlet: Outlet, outlets: Sequence[Outlet], watch: Watch) -> None:
         self.outlet = outlet
+        self._watch = watch
         self.outlets = outlets  # where a sentinel goes, one after the other
         self.begun = 0
         self.tickets: deque[Ticket] = deque()
@@ -76,7 +73,7 @@ class Line:
                 return False
             elif thing.clock is not None and len(thing.clock) == 1:
                 thing.clock[0] = perf_counter()  # its time begins when it is inside
-            tickets.popleft().settle("placed")
+            self._settle(tickets.popleft(), "placed")
         return True
 
     def _place_barrier(self, ticket: Ticket, barrier: Barrier) -> bool:
@@ -103,6 +100,7 @@ class Line:
         """Stand a thing in line."""
         ticket = Ticket(thing)
         self.tickets.append(ticket)
+        self._watch.asking += 1
         self.changed()
         return ticket
 
@@ -117,12 +115,13 @@ class Line:
             thing = tickets[-1].thing
             if not isinstance(thing, Barrier) or thing.number > number:
                 return
-            tickets.pop().settle("placed")
+            self._settle(tickets.pop(), "placed")
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take a thing out of the line whose owner wants it no more."""
         if ticket.state == "waiting":
             self.tickets.remove(ticket)
+            self._watch.asking -= 1
             self.moved()  # there may be room for what stood behind it
 
     def forget(self) -> int:
@@ -137,15 +136,21 @@ class Line:
         refused = [ticket for ticket in self.tickets if type(ticket.thing) is Envelope]
         self.tickets = deque(kept)
         for ticket in refused:
-            ticket.settle("refused")
+            self._settle(ticket, "refused")
 
     def refuse_all(self) -> None:
         """Refuse everything when the entry is no more."""
         self._clear("refused")
 
+    def _settle(self, ticket: Ticket, state: str) -> None:
+        """Tell what became of a thing that has just left."""
+        self._watch.asking -= 1
+        ticket.state = state
+        ticket.event.set()
+
     def _clear(self, state: str) -> int:
         tickets, self.tickets = self.tickets, deque()
         self.begun = 0
         for ticket in tickets:
-            ticket.settle(state)
+            self._settle(ticket, state)
         return sum(type(ticket.thing) is Envelope for ticket in tickets)

@@ -81,6 +81,13 @@ class Frame(Protocol):
     def note(self, failure: Failure) -> None:
         """Record a failure that was handled."""
 
+    def enter(self, owner: object) -> int:
+        """Note that the current task begins, and whose work it does; give its id."""
+        ...
+
+    def leave(self, task: int) -> None:
+        """Note that a task ends."""
+
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         """Start a task of the run and count it; it says `watch.leave()` when it ends."""
 
@@ -156,7 +163,7 @@ class Runner:
         self.waits = ""
         self.waits_at: Sequence[Edge] = ()
         self.since = 0.0
-        self.woke = 0.0  # when it last had to wait no longer for an item, or has had a rest
+        self.woke = 0.0  # when it last had to wait no longer, or has had a rest
         self.started: float | None = None
         self.ended: float | None = None
         self.scope: CancelScope | None = None
@@ -168,6 +175,7 @@ class Runner:
     async def run(self) -> None:
         """Live, and conclude: by the end of it, or by what has ended the run."""
         frame = self.frame
+        task = frame.enter(self)
         self.started = perf_counter()
         try:
             await self.live()
@@ -183,6 +191,7 @@ class Runner:
             frame.crash(error)
         finally:
             self.retire()
+            frame.leave(task)
 
     async def live(self) -> None:
         """Work, epoch by epoch, until the input ends or nobody wants more."""
@@ -320,7 +329,7 @@ class Runner:
             raise Flushed
 
     async def wait_room(self, outlet: Outlet, thing: Any) -> None:
-        """Wait until an outlet may have room for a thing."""
+        """Wait until an outlet may have room for a thing; afterwards `woke` is the time."""
         self.since = began = perf_counter()
         self.waits, self.waits_at = "output", outlet.edges
         edge = outlet.sole
@@ -339,7 +348,8 @@ class Runner:
                         bell.give_up()
         finally:
             self.waits = ""
-            self.steps[-1].tally.blocked += perf_counter() - began
+            self.woke = perf_counter()
+            self.steps[-1].tally.blocked += self.woke - began
         self.check()
 
     # -- giving ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if
 
 from .._envelope import Envelope, Failure, Sentinel
 from .._epoch import Flushed
-from .._errors import NO_ITEM
+from .._errors import NO_ITEM, exit_in
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
 from .call import has_sentinel
@@ -33,6 +33,8 @@ from .values import DONE, Values, warn_unfinished
 
 TURNS = 5
 """Turns of the event loop in which a cancellation reaches everybody whom it concerns."""
+QUICK = 16
+"""The most values between two looks at the time, where each is expected to be quick."""
 READ_IN_A_THREAD = "read it in a thread, with source(..., on=Threads(1))"
 
 
@@ -78,16 +80,6 @@ class SourceRunner(EntryRunner):
 
     # -- life -----------------------------------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Open the source, feed until it ends or `stop` says so, close it."""
-        frame = self.frame
-        await frame.ready.wait()
-        if self.gate is not None:
-            await self._wait_gate(self.gate)
-        if not self.stopping:
-            await self._feed()
-        await self._settle(self._move_line)
-
     def hasten(self) -> None:
         if self.pulling:
             super().hasten()
@@ -119,6 +111,7 @@ class SourceRunner(EntryRunner):
     async def _feed(self) -> None:
         error: BaseException | None = None
         late: BaseException | None = None
+        swallowed = False
         try:
             # `life` is entered before anything of the user's, because a context manager may keep
             # scopes of its own open until it is left; so that is done in no scope that is newer.
@@ -136,32 +129,66 @@ class SourceRunner(EntryRunner):
                 self._pulling()
                 try:
                     late = await self._close(values, await self._told(error), life)
+                    swallowed = values.swallowed
                 finally:
                     self._has_pulled()
             if life.cancelled_caught:
                 warn_unfinished(self.origin.what, self.frame.close_timeout)
-            if late is not None:
-                self._fail(late)
-            if self.managed and isinstance(error, get_cancelled_exc_class()):
-                await checkpoint_if_cancelled()
-                # It was none of ours. If the manager has kept it to itself the source has ended.
-                if late is None and not values.swallowed:
-                    self.managed = False
-                    await self._failed_pull(error)
-            elif error is not None:
-                raise error
-            if late is not None:
-                raise Stopped
+            await self._report(error, late, kept=swallowed)
         finally:
             del error, late  # or the frame and the traceback would keep each other
 
+    async def _report(
+        self, error: BaseException | None, late: BaseException | None, *, kept: bool
+    ) -> None:
+        """Report what ended the reading, and what closing the source raised besides.
+
+        A context manager has been asked, as in any `async with`: what it has kept to itself has ended
+        the source and nothing else. It cannot keep `KeyboardInterrupt` and `SystemExit`.
+        """
+        try:
+            if error is not None and (not self.managed or isinstance(error, (Enough, Stopped))):
+                raise error
+            if isinstance(error, get_cancelled_exc_class()):
+                await checkpoint_if_cancelled()
+                kept = kept or late is not None  # it was none of ours
+            if error is not None and not (kept and exit_in(error) is None):
+                self.managed = False
+                await self._failed_pull(error)
+        finally:
+            if late is not None:
+                self._fail(late)
+            has_failed = late is not None
+            del error, late  # or the frame and the traceback would keep each other
+        if has_failed:
+            raise Stopped
+
     async def _read(self, values: Values) -> None:
         """Feed until there is no more, or `stop` says so."""
+        more = True
+        straight = self.bounded[0] if self._goes_straight(values) else None
         with CancelScope() as self.pull_scope:
-            await self._pull_all(values)
+            while more and not self.stopping and self.late is None:
+                self.seen = self.frame.epoch.number
+                try:
+                    if self.line.tickets:
+                        await self._move_line()  # and see whether `stop` has come meanwhile
+                    elif straight is not None:
+                        more = await self._straight_turn(values, straight)
+                    elif values.is_async or not self.takes_bursts():
+                        more = await self._turn(values)
+                    else:
+                        more = await self._fast_turn(values)
+                except Flushed:
+                    continue
         await self._settle(self._enter_hand)
         if self.late is not None:
             await self._failed_pull(self.late)
+
+    def _goes_straight(self, values: Values) -> bool:
+        """Tell whether values go into one edge as they are, each as it comes."""
+        is_bare = values.is_async and self.frame.plain and not self.calls
+        return is_bare and self.outlet.bulk and len(self.outlet.edges) == len(self.bounded) == 1
 
     async def _told(self, error: BaseException | None) -> BaseException | None:
         """Give what a context manager is told of why its source is read no more."""
@@ -208,10 +235,18 @@ class SourceRunner(EntryRunner):
             return
 
     async def live(self) -> None:
-        """Live without a work scope: an interrupt does not touch a pull."""
+        """Open the source, feed until it ends or `stop` says so, close it.
+
+        There is no work scope, for an interrupt does not touch a pull.
+        """
         self.frame.spawn(self.pump)
         with suppress(Enough):
-            await self.serve()
+            await self.frame.ready.wait()
+            if self.gate is not None:
+                await self._wait_gate(self.gate)
+            if not self.stopping:
+                await self._feed()
+            await self._settle(self._move_line)
 
     def retire(self) -> None:
         self.is_done = True
@@ -267,26 +302,86 @@ class SourceRunner(EntryRunner):
 
     async def _failed_pull(self, raised: BaseException) -> Never:
         """Report what the source raised, unless it is the cancellation of `stop` or of the run."""
-        if self.managed and isinstance(raised, get_cancelled_exc_class()):
-            raise raised  # it may be that of a scope of the manager's, which is asked first
+        if self.managed:
+            raise raised  # the manager is asked first
         self._fail(await own_error(raised, self.frame, self.steps[0].name))
         raise Stopped from None
 
     # -- feeding --------------------------------------------------------------------------------
 
-    async def _pull_all(self, values: Values) -> None:
-        more = True
-        while more and not self.stopping and self.late is None:
-            self.seen = self.frame.epoch.number
+    async def _straight_turn(self, values: Values, edge: Edge) -> bool:
+        """A turn for an async iterable whose values go into one edge as they are.
+
+        Between a pull, the edge and the next pull there is no await, so nothing can come in between:
+        the source is at work all the while. The wait is `wait_room`, without a coroutine of its own.
+        """
+        bell, line, epoch = self.bell, self.line, self.frame.epoch
+        put, pull, tally = edge.put_value, values.iterator.__anext__, self.steps[0].tally
+        left, look, stride = MOST_IN_A_TURN, MOST_IN_A_TURN - 1, 1
+        self.pulling = True
+        self.pull_began = looked = now = perf_counter()
+        end = now + LONGEST_TURN
+        while True:
+            while edge.total - edge.taken - edge.flushed >= edge.capacity:
+                self.pulling = False
+                self.since = now = perf_counter()
+                tally.busy += now - self.pull_began
+                self.waits, self.waits_at = "output", self.outlet.edges
+                edge.writer = bell
+                wake = bell.begin()
+                try:
+                    await wake
+                finally:
+                    if edge.writer is bell:
+                        edge.writer = None
+                    if bell.event is wake:
+                        bell.give_up()
+                    self.waits = ""
+                    self.woke = now = perf_counter()
+                    tally.blocked += now - self.since
+                if self.seen != epoch.number:
+                    raise Flushed
+                if line.tickets:
+                    await self._move_line()
+                    now = perf_counter()
+                if self.stopping:
+                    return False
+                self.pulling = True
+                self.pull_began = looked = now
+                end, left, look = now + LONGEST_TURN, MOST_IN_A_TURN, MOST_IN_A_TURN - stride
             try:
-                if self.line.tickets:
-                    await self._move_line()  # and see whether `stop` has come meanwhile
-                elif values.is_async or not self.takes_bursts():
-                    more = await self._turn(values)
-                else:
-                    more = await self._fast_turn(values)
-            except Flushed:
-                continue
+                value = await pull()
+            except StopAsyncIteration:
+                self._has_pulled()
+                values.closed = True
+                return False
+            except BaseException as raised:
+                self._has_pulled()
+                await self._failed_pull(raised)
+            self.seen = epoch.number
+            left -= 1
+            self.pulled += 1
+            if line.tickets or type(value) is Sentinel or not put(value):
+                self.pulled -= 1
+                self._has_pulled()
+                self.hand.append(value)
+                value = None
+                if not self.stopping:  # else it enters outside the scope that was cancelled
+                    await self._enter_hand()
+                return not self.stopping
+            value = None  # or the next pull would keep it alive
+            if self.stopping:
+                self._has_pulled()
+                return False
+            if left <= look:  # the time of values that are quick is looked at now and then
+                now = perf_counter()
+                if now > end or left <= 0:
+                    break
+                stride = min(2 * stride, QUICK) if now - looked < LONGEST_TURN / 8 else 1
+                look, looked = left - stride, now
+        self._has_pulled()
+        await checkpoint()
+        return True
 
     async def _turn(self, values: Values) -> bool:
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
@@ -312,7 +407,8 @@ class SourceRunner(EntryRunner):
                         await self._move_line()
                     if self.stopping:
                         return False
-                    began = perf_counter()
+                    began = self.woke
+                    end = began + LONGEST_TURN  # others have had a turn meanwhile
             self.pulling = True  # as `_pulling` does, for a line that is empty
             self.pull_began = began
             try:

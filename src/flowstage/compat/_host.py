@@ -193,10 +193,10 @@ class Host:
             return await self._events.__anext__()
         except ClosedError:
             self._events = self.read = None
-            await self.wait_gone()  # it ends by itself; to cancel it now could hide why
-            if self.error is not None:
-                raise self.error from None
-            raise StopAsyncIteration from None
+        await self.wait_gone()  # it ends by itself; to cancel it now could hide why
+        if self.error is not None:
+            raise self.error
+        raise StopAsyncIteration
 
 
 def _spawn(work: Callable[[], Awaitable[None]], name: str) -> tuple[Any, Soon, Callable[[], bool]]:

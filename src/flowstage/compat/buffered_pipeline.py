@@ -9,7 +9,7 @@ behind the values that it gave before, and then reaches the caller as it is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from reprlib import repr as shown
 from typing import Any, Generic, Protocol, TypeVar
@@ -73,43 +73,31 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         if buffer_size < 1:
             raise ValueError(f"buffer_size must be at least 1, not {buffer_size}")
         self._links = links
-        self._iterable: AsyncIterable[T_co] | None = iterable
+        self._source = _Source(iterable)
         # What it is called in messages; a generator knows the name of its function.
         name = getattr(iterable, "__name__", None)
         self.__name__ = name if isinstance(name, str) and name else type(iterable).__name__
         self._size = buffer_size
+        self._next: Callable[[], Awaitable[T_co]] = self._first
 
     def __aiter__(self) -> Buffered[T_co]:
         return self
 
     async def __anext__(self) -> T_co:
-        host = self._host
-        if host is None:
-            host = await self._begin()
         try:
-            try:
-                read = host.read or host.next_event
-                value: Any = await read()
-            except ClosedError:
-                value = await host.next_event()
-        except StopAsyncIteration:
-            await self.aclose()
-            raise
+            return await self._next()
         except BusyResourceError:  # the other task goes on
             raise
-        except BaseException:
-            await self._links.fail(host)
-            self._host = None
-            raise
-        if type(value) is _Raised:
-            self._host = None
-            await self._links.fail(host)
-            raise value.error from None
-        return value  # type: ignore[no-any-return]  # a run's events are anything
+        except BaseException as raised:
+            error = raised
+        try:
+            raise await self._over(error)
+        finally:
+            del error  # or the frame and the traceback would keep each other
 
     async def aclose(self) -> None:
         """End the reading ahead, here and in the iterables that this one reads from."""
-        host, self._host, self._iterable = self._host, None, None
+        host, self._host, self._next = self._host, None, _nothing
         if host is not None:
             await self._links.close(host)
 
@@ -117,48 +105,56 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         if self._host is not None:
             self._links.drop(self._host)
 
-    async def _begin(self) -> Host:
-        iterable, self._iterable = self._iterable, None
-        if iterable is None:
-            raise StopAsyncIteration
-        flow = source(_values(iterable), name=self.__name__)
-        opening = flow.open(buffer=self._size)
+    async def _first(self) -> T_co:
+        """Begin to read ahead, and give the first value."""
+        opening = source(self._source, name=self.__name__).open(buffer=self._size)
         self._host = host = Host(opening, "flowstage buffered_pipeline")
-        try:
-            await self._links.start(host)
-        except BaseException:
-            self._host = None
-            raise
-        return host
+        self._next = host.next_event
+        await self._links.start(host)
+        value: T_co = await host.next_event()
+        if host.read is not None and self._host is host:
+            self._next = host.read
+        return value
+
+    async def _over(self, raised: BaseException) -> BaseException:
+        """End everything that an end or an error concerns; give what the reader is told."""
+        host, self._host, self._next = self._host, None, _nothing
+        if isinstance(raised, ClosedError):
+            raised = StopAsyncIteration()
+            if host is not None:
+                await host.wait_gone()  # it ends by itself; to cancel it now could hide why
+                raised = host.error or raised
+        if isinstance(raised, StopAsyncIteration) and self._source.error is not None:
+            raised = self._source.error
+        if host is not None and isinstance(raised, StopAsyncIteration):
+            await self._links.close(host)
+        elif host is not None:
+            await self._links.fail(host)
+        return raised
 
 
-class _Raised:
-    """What an iterable raised, on its way behind the values."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+async def _nothing() -> Any:
+    raise StopAsyncIteration
 
 
-async def _values(iterable: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
-    """Give the values of an async iterable, and what it raises as the last of them."""
-    iterator = iterable.__aiter__()
-    raised: Exception | None = None
-    try:
-        try:
-            while True:
-                yield await iterator.__anext__()  # and keep no reference to it
-        except StopAsyncIteration:
-            pass
-        except Exception as error:
-            raised = error
-        if raised is not None:
-            yield _Raised(raised)
-    finally:
-        close: Callable[[], Any] | None = getattr(iterator, "aclose", None)
+class _Source:
+    """An iterable as a source that never fails: what it raises ends it, and is kept."""
+
+    def __init__(self, iterable: AsyncIterable[Any]) -> None:
+        self.error: Exception | None = None
+        self._iterable = iterable
+
+    async def __aenter__(self) -> AsyncIterator[Any]:
+        self._iterator = iterator = self._iterable.__aiter__()
+        return iterator
+
+    async def __aexit__(self, kind: object, error: BaseException | None, where: object) -> bool:
+        close: Callable[[], Any] | None = getattr(self._iterator, "aclose", None)
         if close is not None:
             await close()
+        if isinstance(error, Exception):
+            self.error = error
+        return self.error is not None
 
 
 # The hosts whose iterables the running code is part of, outermost first.
