@@ -29,6 +29,7 @@ from flowstage import (
     source,
     zip_latest,
 )
+from flowstage._engine import chain
 from flowstage._report import Report, Timing
 
 from .accounts import check_accounts, settle, soon
@@ -569,3 +570,102 @@ async def test_long_turns_of_failures_let_others_have_theirs() -> None:
             await Input[int]().map(fail, on_error="emit").drain(range(50), timing=True)
             group.cancel_scope.cancel()
     assert ticks > 30
+
+
+def awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Give a plain function that turns out to give an awaitable, so it stays in its neighbours' task."""
+
+    def give(item: Any) -> Any:
+        async def call() -> Any:
+            return fn(item)
+
+        return call()
+
+    return give
+
+
+def in_line(place: int, fn: Callable[[Any], Any], *, waits: bool) -> Flow[Any, Any]:
+    """Three stages in one task, of which one does something of note."""
+    functions = [inc, inc, inc]
+    flow: Flow[Any, Any] = Input[Any]("in")
+    for at, function in enumerate(functions):
+        use = fn if at == place else function
+        flow = flow.map(awaited(use) if waits else use, name=f"stage {at}")
+    return flow
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_line_of_timed_stages_fails_in_the_right_one(place: int, waits: bool) -> None:
+    """With the item that this stage was given; the others and their times go on."""
+
+    def picky_fourth(item: Any) -> Any:
+        if item == 3 + place:
+            raise ValueError(item)
+        if item == 7 + place:
+            return Sentinel("none of yours")
+        return item + 1
+
+    with soon():
+        async with in_line(place, picky_fourth, waits=waits).open(
+            range(10), timing=True, on_error="emit"
+        ) as run:
+            events = [event async for event in run.events()]
+    failures = {
+        at: event for at, event in enumerate(events) if isinstance(event, flowstage.Failure)
+    }
+    assert [event for at, event in enumerate(events) if at not in failures] == [
+        item + 3 for item in range(10) if item not in (3, 7)
+    ]
+    assert {at: (failure.stage, failure.item) for at, failure in failures.items()} == {
+        3: (f"stage {place}", 3 + place),
+        7: (f"stage {place}", 7 + place),
+    }
+    report = run.report()
+    check_accounts(report, over=True)
+    timing = check_times(report.timing)
+    assert timing.latency.count == 8
+    assert [list(item.stages) for item in timing.items] == [["stage 0", "stage 1", "stage 2"]] * 8
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_line_of_timed_stages_is_interrupted_from_any_of_them(
+    place: int, waits: bool
+) -> None:
+    """What that stage was at is discarded, and no stage below is called with it."""
+    seen: list[Any] = []
+
+    def interrupting(item: Any) -> Any:
+        if item == 5 + place:
+            run.interrupt()
+        return item + 1
+
+    flow = in_line(place, interrupting, waits=waits).tap(seen.append, name="last")
+    with soon():
+        async with flow.open(timing=True) as run:
+            for item in range(10):
+                await run.send(item)
+                await settle()
+            run.finish()
+            assert [item async for item in run] == [item + 3 for item in range(6, 10)]
+    assert seen == [item + 3 for item in range(10) if item != 5]
+    check_accounts(run.report(), over=True)
+    check_times(run.report().timing)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_timed_stage_that_holds_the_loop_is_named(
+    place: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever it stands in its line."""
+    monkeypatch.setattr(chain, "LONGEST_HOLD", 0.02)
+
+    def slow(item: Any) -> Any:
+        if item == 5 + place:
+            time.sleep(0.05)
+        return item + 1
+
+    with soon():
+        assert len(await in_line(place, slow, waits=False).collect(range(10), timing=True)) == 10
+    assert f"stage 'stage {place}' held the event loop" in caplog.text

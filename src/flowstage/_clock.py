@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from operator import sub
 from time import perf_counter
 from typing import Any
@@ -150,8 +151,7 @@ class Times:
         clocks = self.clocks.copy()
         self.clocks.clear()
         self._add_to_sample(clocks)
-        ways = set(map(len, clocks))
-        if len(ways) == 1:
+        with suppress(ValueError):  # else they differ in length
             columns = list(zip(*clocks, strict=True))
             if all(len(set(names)) == 1 for names in columns[1::4]):  # all have gone one way
                 self._fold_columns(columns)

@@ -28,7 +28,7 @@ from typing import Any
 from anyio import sleep
 from anyio.lowlevel import checkpoint
 
-from .._clock import Times
+from .._clock import Clock, Times
 from .._envelope import HOLE, Envelope, Sentinel
 from .._epoch import Flushed
 from .._stages import MAIN, FilterStage, FlatMapStage, MapStage
@@ -303,10 +303,11 @@ class Chain(Runner):
         An item that finds room leaves at the moment at which it is computed, so its clock is closed
         without looking at the time once more.
         """
-        put, calls, head = self.outlet.put, self.calls, inlet.head
+        put, below, head = self.outlet.put, self.calls[1:], inlet.head
         add = None if self.times is None else self.times.clocks.append
         epoch, seen, stamped = self.frame.epoch, self.seen, self.stamped
-        prepared = [(at, s.fn, s.awaits, s.name, s) for at, s in enumerate(calls)]
+        first = self.calls[0]
+        fn, awaits, name = first.fn, first.awaits, first.name
         until_sample = self.until_sample
         self.woke = began = perf_counter()
         for _ in range(MOST_IN_A_TURN):
@@ -322,28 +323,31 @@ class Chain(Runner):
                 inlet.took(thing)
                 await self.pass_mark(thing)
                 continue
-            clock, given, now = thing.clock, thing.value, 0.0
+            clock = thing.clock
             until_sample -= 1
-            if not len(clock) & 3:
-                clock.append(clock[-1])
+            self.at = 0
+            start = perf_counter()
             try:
-                for self.at, fn, awaits, name, step in prepared:
-                    start = perf_counter()
-                    value = await fn(given) if awaits else fn(given)
-                    now = perf_counter()
-                    if type(value) is Sentinel:
-                        raise sentinel_given(name)
-                    spent = now - start
-                    clock += (name, spent, now, now)
-                    if until_sample < 0:
-                        step.tally.calls.record(spent, SAMPLE)
-                    if spent > LONGEST_HOLD and not awaits:
-                        step.held(spent)
-                    if seen != epoch.number:
-                        break
-                    given = value
+                value = thing.value
+                value = await fn(value) if awaits else fn(value)
+                now = perf_counter()
+                if type(value) is Sentinel:
+                    raise sentinel_given(name)
+                clock += (name, now - start, now, now)
+                if until_sample < 0:
+                    first.tally.calls.record(now - start, SAMPLE)
+                if not awaits and now - start > LONGEST_HOLD:
+                    first.held(now - start)
+                if below and seen == epoch.number:
+                    value = await self.carry_timed(value, clock, below, until_sample < 0)
+                    now = clock[-1]
+            except Broken as broken:
+                await self.failed_fast(broken.step, broken.value, broken.error, thing)
+                if perf_counter() - began > LONGEST_TURN:
+                    break
+                continue
             except BaseException as error:
-                await self.failed_fast(step, given, error, thing)
+                await self.failed_fast(first, thing.value, error, thing)
                 if perf_counter() - began > LONGEST_TURN:
                     break
                 continue
@@ -372,6 +376,34 @@ class Chain(Runner):
         if inlet.used or not began:
             await checkpoint()
             self.check()
+
+    async def carry_timed(
+        self, value: Any, clock: Clock, calls: Sequence[CallStep], sampled: bool
+    ) -> Any:
+        """Take one value through further stages, with its times on its clock; give what comes out.
+
+        Raises:
+            Broken: a function failed.
+        """
+        seen, epoch = self.seen, self.frame.epoch
+        for self.at, step in enumerate(calls, 1):
+            start = perf_counter()
+            try:
+                result = await step.fn(value) if step.awaits else step.fn(value)
+                now = perf_counter()
+                if type(result) is Sentinel:
+                    raise sentinel_given(step.name)
+            except BaseException as error:
+                raise Broken(step, value, error) from None
+            clock += (step.name, now - start, now, now)
+            if sampled:
+                step.tally.calls.record(now - start, SAMPLE)
+            if not step.awaits and now - start > LONGEST_HOLD:
+                step.held(now - start)
+            if seen != epoch.number:
+                break
+            value = result
+        return value
 
     async def give_late(self, envelope: Envelope) -> None:
         """Give an item that may have to wait, and close its clock when it has gone."""
