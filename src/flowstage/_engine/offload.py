@@ -152,7 +152,7 @@ class Offload(Pool):
             else:
                 self.hired += 1
                 self.workers = self.hired
-                worker = Worker(None)
+                worker = Worker(None, self.frame.watch)
                 worker.seen = self.seen
                 self.frame.spawn_uncounted(partial(self.work, worker))
 

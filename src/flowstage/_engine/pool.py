@@ -25,9 +25,11 @@ from anyio import Event, create_task_group, get_cancelled_exc_class, sleep
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from .._backend import Wake
 from .._envelope import HOLE, Barrier, Envelope, Failure, Mark, Sentinel
 from .._epoch import Flushed
 from .._stages import MAIN, FlatMapStage
+from .._watch import Watch
 from .._wires import EMPTY, Edge, Enough, Outlet
 from .call import CallFailed, CallStep, sentinel_given
 from .flat_values import close_values, open_values, pull
@@ -352,7 +354,7 @@ class Pool(Runner):
                 self.idle.pop().assign(slot)
             else:
                 self.workers += 1
-                worker = Worker(slot)
+                worker = Worker(slot, self.frame.watch)
                 worker.seen = self.seen
                 self.group.start_soon(self.work, worker)
 
@@ -561,21 +563,24 @@ class Pool(Runner):
 class Worker:
     """One long-lived task of a pool."""
 
-    __slots__ = ("event", "seen", "slot")
+    __slots__ = ("_make_wake", "_wake", "seen", "slot")
 
-    def __init__(self, slot: Slot | None) -> None:
+    def __init__(self, slot: Slot | None, watch: Watch) -> None:
         self.slot = slot
         self.seen = 0
-        self.event: Event | None = None
+        self._make_wake = watch.make_wake
+        self._wake: Wake | None = None
 
     def assign(self, slot: Slot | None) -> None:
         """Wake it with an item."""
         self.slot = slot
-        if self.event is not None:
-            self.event.set()
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
 
     async def wait(self) -> None:
         """Wait to be given an item."""
-        self.event = Event()
-        await self.event.wait()
-        self.event = None
+        self._wake = wake = self._make_wake()
+        await wake
