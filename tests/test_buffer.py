@@ -177,3 +177,19 @@ async def test_a_buffer_used_twice_is_a_stage_of_its_own() -> None:
             assert [item async for item in run] == list(range(20))
         check_accounts(run.report(), over=True)
         assert all(stage.taken == 20 for stage in run.report().stages)
+
+
+async def test_an_overflow_of_what_stood_in_line() -> None:
+    """Behind a sentinel that waited for room: it ends the run as any other does."""
+    with soon(), pytest.raises(BufferOverflow, match="buffer 'narrow' is full"):
+        async with (
+            Input[int]().buffer(1, overflow="error", name="narrow").open() as run,
+            anyio.create_task_group() as group,
+        ):
+            await run.send(0)
+            group.start_soon(run.send_sentinel, "S")
+            await settle()
+            group.start_soon(run.send, 1)
+            await settle()
+            assert await anext(run.events()) == 0
+            await anyio.sleep_forever()

@@ -68,9 +68,9 @@ class Line:
             thing = tickets[0].thing
             if isinstance(thing, Barrier):
                 if not self._place_barrier(tickets[0], thing):
-                    return False
+                    return not self.tickets
             elif not outlet.put(thing):
-                return False
+                return not self.tickets  # an overflow that ends the run has emptied it
             elif thing.clock is not None and len(thing.clock) == 1:
                 thing.clock[0] = perf_counter()  # its time begins when it is inside
             self._settle(tickets.popleft(), "placed")
