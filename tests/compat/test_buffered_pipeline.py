@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
@@ -197,6 +198,51 @@ async def test_an_exception_keeps_its_cause() -> None:
         async for _ in buffer_iterable(passed_quickly(buffer_iterable(broken()))):
             pass
     assert repr(caught.value.__cause__) == "OSError('the cause')"
+
+
+async def broken_after_one() -> AsyncIterator[int]:
+    yield 0
+    raise KeyError("broken")
+
+
+async def test_an_exception_is_told_once() -> None:
+    """As with the generator itself: whoever asks again learns that it has ended."""
+    values = buffered_pipeline()(broken_after_one())
+    assert await anext(values) == 0
+    with pytest.raises(KeyError, match="broken"):
+        await anext(values)
+    assert [value async for value in values] == []
+
+
+async def test_an_exception_behind_what_was_read_is_not_told_once_it_is_closed() -> None:
+    """Nobody has asked for it."""
+    values = buffered_pipeline()(broken_after_one(), 3)
+    assert await anext(values) == 0
+    await anyio.wait_all_tasks_blocked()
+    await values.aclose()
+    assert [value async for value in values] == []
+
+
+async def test_no_cycle_keeps_it_alive() -> None:
+    """Neither when it is dropped unread, nor when an exception has ended it."""
+
+    async def read() -> weakref.ref[Any]:
+        values = buffered_pipeline()(broken_after_one())
+        with suppress(KeyError):
+            async for _ in values:
+                pass
+        return weakref.ref(values)
+
+    gc.collect()
+    gc.disable()
+    try:
+        unread = weakref.ref(buffered_pipeline()(broken_after_one()))
+        assert unread() is None
+        failed = await read()
+        await checkpoint()
+        assert failed() is None
+    finally:
+        gc.enable()
 
 
 class Stubborn:

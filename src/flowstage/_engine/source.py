@@ -303,7 +303,10 @@ class SourceRunner(EntryRunner):
     async def _failed_pull(self, raised: BaseException) -> Never:
         """Report what the source raised, unless it is the cancellation of `stop` or of the run."""
         if self.managed:
-            raise raised  # the manager is asked first
+            try:
+                raise raised  # the manager is asked first
+            finally:
+                del raised  # or the frame and the traceback would keep each other
         self._fail(await own_error(raised, self.frame, self.steps[0].name))
         raise Stopped from None
 

@@ -46,8 +46,8 @@ class Host:
         gone: set when the block has been left and nothing of the run remains.
         on_end: called on the event loop as soon as the run ends, for whatever reason, and before its
             threads are waited for.
-        read: what `next_event` calls first; for a loop that deals with what it may raise by calling
-            `next_event` again.
+        read: what `next_event` awaits, once the reading has begun; for a reader that cannot afford a
+            coroutine more for each item. When it raises `ClosedError`, `outcome` tells what has ended.
     """
 
     _group: TaskGroup
@@ -193,10 +193,12 @@ class Host:
             return await self._events.__anext__()
         except ClosedError:
             self._events = self.read = None
+        raise await self.outcome()
+
+    async def outcome(self) -> BaseException:
+        """Wait until nothing of the run is left; give what its reader is told: its error, or its end."""
         await self.wait_gone()  # it ends by itself; to cancel it now could hide why
-        if self.error is not None:
-            raise self.error
-        raise StopAsyncIteration
+        return StopAsyncIteration() if self.error is None else self.error
 
 
 def _spawn(work: Callable[[], Awaitable[None]], name: str) -> tuple[Any, Soon, Callable[[], bool]]:

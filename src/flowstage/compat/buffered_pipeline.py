@@ -78,14 +78,14 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         name = getattr(iterable, "__name__", None)
         self.__name__ = name if isinstance(name, str) and name else type(iterable).__name__
         self._size = buffer_size
-        self._next: Callable[[], Awaitable[T_co]] = self._first
+        self._next: Callable[[], Awaitable[T_co]] | None = None  # once it has begun
 
     def __aiter__(self) -> Buffered[T_co]:
         return self
 
     async def __anext__(self) -> T_co:
         try:
-            return await self._next()
+            return await (self._next or self._first)()
         except BusyResourceError:  # the other task goes on
             raise
         except BaseException as raised:
@@ -117,19 +117,22 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         return value
 
     async def _over(self, raised: BaseException) -> BaseException:
-        """End everything that an end or an error concerns; give what the reader is told."""
+        """End everything that an end or an error concerns; give what the reader is told.
+
+        What the iterable raised is told once: afterwards, or when it was closed, this has ended.
+        """
         host, self._host, self._next = self._host, None, _nothing
+        if host is None:  # it had ended before, or another task has closed it meanwhile
+            return StopAsyncIteration() if isinstance(raised, ClosedError) else raised
         if isinstance(raised, ClosedError):
-            raised = StopAsyncIteration()
-            if host is not None:
-                await host.wait_gone()  # it ends by itself; to cancel it now could hide why
-                raised = host.error or raised
-        if isinstance(raised, StopAsyncIteration) and self._source.error is not None:
-            raised = self._source.error
-        if host is not None and isinstance(raised, StopAsyncIteration):
-            await self._links.close(host)
-        elif host is not None:
-            await self._links.fail(host)
+            raised = await host.outcome()
+        if isinstance(raised, StopAsyncIteration):
+            error, self._source.error = self._source.error, None
+            if error is None:
+                await self._links.close(host)
+                return raised
+            raised = error
+        await self._links.fail(host)
         return raised
 
 
