@@ -388,7 +388,7 @@ class SourceRunner(EntryRunner):
 
     async def _turn(self, values: Values) -> bool:
         """Pull and enter, one item after the other, for one turn; tell if there may be more."""
-        scope, outlet, make = self.pull_scope, self.outlet, self.frame.envelope
+        outlet, make = self.outlet, self.frame.envelope
         is_bare = self.frame.plain
         put = outlet.put_value if is_bare else outlet.put
         plain, tally, line = not values.is_async, self.steps[0].tally, self.line
@@ -445,17 +445,15 @@ class SourceRunner(EntryRunner):
                     began = now  # giving counts as part of the pull: it is little
                     continue
                 self.pulled -= 1
-            stopped = scope is not None and scope.cancel_called
-            if calls and not (line.tickets or stopped or type(value) is Sentinel):
+            if calls and not (line.tickets or self.stopping or type(value) is Sentinel):
                 self.pulled += 1
                 await self._carry_in(value, calls)
                 value = None
             else:
                 self.hand.append(value)
-                if stopped:
-                    return False  # what came in the same moment enters outside the scope
                 value = None
-                await self._enter_hand()
+                if not self.stopping:  # else it enters outside the scope that was cancelled
+                    await self._enter_hand()
             if self.stopping:
                 return False
             if self.becomes_fast and self.is_plain():
