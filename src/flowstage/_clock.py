@@ -151,12 +151,14 @@ class Times:
         clocks = self.clocks.copy()
         self.clocks.clear()
         self._add_to_sample(clocks)
+        columns: list[tuple[Any, ...]] = []
         with suppress(ValueError):  # else they differ in length
             columns = list(zip(*clocks, strict=True))
-            if all(len(set(names)) == 1 for names in columns[1::4]):  # all have gone one way
-                self._fold_columns(columns)
-                self._keep(len(clocks), columns)
-                return
+        one_way = all(len(set(names)) == 1 for names in columns[1::4])
+        if columns and one_way:
+            self._fold_columns(columns)
+            self._keep(len(clocks), columns)
+            return
         by_way: dict[tuple[str, ...], list[Clock]] = {}
         for clock in clocks:
             by_way.setdefault(tuple(clock[1::4]), []).append(clock)
