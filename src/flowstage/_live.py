@@ -460,6 +460,7 @@ class Live:
         self.watch.on_still = self.stillness.look
         for runner in reversed(self.runners):
             self.watch.enter()
+            # Not through `_task`: whatever wakes a runner would pass through one more coroutine.
             self.group.start_soon(runner.run, name=f"flowstage {runner.name}")
         if self._to_begin == 0:
             self.ready.set()

@@ -182,15 +182,13 @@ class _Reading(AsyncIterator[Any]):
                 try:
                     if not await output._wait():
                         raise StopAsyncIteration
-                except (
-                    BaseException
-                ):  # a cancelled `async for` is over, and who knows what keeps it
-                    self.over = True
+                except BaseException:
+                    self.over = True  # a cancelled `async for` is, and who knows what keeps it
                     raise
                 continue
             if head.__class__ is Bare:
                 edge.taken += 1
-                bell = edge.writer
+                bell = edge.writer  # as `ring_writer` does, without another call for each item
                 if bell is not None:
                     edge.writer = None
                     bell.ring()

@@ -17,8 +17,8 @@ class Watch:
     """Counts the tasks of a run and those of them that wait for the run itself.
 
     Attributes:
-        asking: how many of the user's code wait for it, to read or to send. While nobody does, it may
-            stand as it likes.
+        asking: the readers that wait, and the sends and sentinels in line: what the user's code can be
+            waiting for. While there are none the run may stand as it likes, and nobody looks.
     """
 
     __slots__ = ("asking", "make_wake", "on_still", "parked", "tasks")

@@ -48,8 +48,8 @@ class Line:
 
     def __init__(self, outlet: Outlet, outlets: Sequence[Outlet], watch: Watch) -> None:
         self.outlet = outlet
-        self._watch = watch
         self.outlets = outlets  # where a sentinel goes, one after the other
+        self._watch = watch  # its `asking` counts the tickets of all lines
         self.begun = 0
         self.tickets: deque[Ticket] = deque()
         self.closed = False

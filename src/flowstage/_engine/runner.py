@@ -163,7 +163,7 @@ class Runner:
         self.waits = ""
         self.waits_at: Sequence[Edge] = ()
         self.since = 0.0
-        self.woke = 0.0  # when it last had to wait no longer, or has had a rest
+        self.woke = 0.0  # when its last wait or rest was over
         self.started: float | None = None
         self.ended: float | None = None
         self.scope: CancelScope | None = None

@@ -47,6 +47,7 @@ class SourceRunner(EntryRunner):
         pulling: a pull is in flight. Only then may `stop` cancel `pull_scope`; and whoever gets a
             value from the pull looks at the scope before awaiting anything else, so the value that
             came in the same moment is not lost.
+        managed: a context manager around the source has still to be asked about what it raises.
         hand: items pulled and not yet in the graph.
         stopping: no further pull is wanted.
     """
@@ -316,7 +317,8 @@ class SourceRunner(EntryRunner):
         """A turn for an async iterable whose values go into one edge as they are.
 
         Between a pull, the edge and the next pull there is no await, so nothing can come in between:
-        the source is at work all the while. The wait is `wait_room`, without a coroutine of its own.
+        the source is at work all the while. The wait is that of `wait_room`, written out: with a
+        coroutine of its own `compat.buffered_chain` takes 7 % longer where each value waits for room.
         """
         bell, line, epoch = self.bell, self.line, self.frame.epoch
         put, pull, tally = edge.put_value, values.iterator.__anext__, self.steps[0].tally

@@ -3,8 +3,8 @@
     from flowstage.compat.buffered_pipeline import buffered_pipeline
 
 Each buffered iterable is the source of a run of its own, which pulls a value only when its edge has
-room for it: so it looks ahead exactly as far as `buffer_size` says. What an iterable raises travels
-behind the values that it gave before, and then reaches the caller as it is.
+room for it: so it looks ahead exactly as far as `buffer_size` says. What an iterable raises ends that
+source and not its run, and reaches the caller as it is, behind the values that came before.
 """
 
 from __future__ import annotations
