@@ -264,13 +264,13 @@ class Live:
         self.group.start_soon(self._task, work, name=f"flowstage {_name(work)}")
 
     async def _task(self, work: Callable[[], Awaitable[None]]) -> None:
-        task = self.enter(_owner(work))
+        task = self.begin_task(_owner(work))
         try:
             await work()
         finally:
-            self.leave(task)
+            self.end_task(task)
 
-    def enter(self, owner: object) -> int:
+    def begin_task(self, owner: object) -> int:
         """Note that the current task begins, and whose work it does; give its id.
 
         It says so itself, in its first step: asyncio.run() may cancel a task that has not begun, and
@@ -281,7 +281,7 @@ class Live:
         _inside.set(self.token)
         return task
 
-    def leave(self, task: int) -> None:
+    def end_task(self, task: int) -> None:
         """Note that a task ends."""
         del self.tasks[task]
         if not self.tasks and self.gone is not None:

@@ -81,11 +81,11 @@ class Frame(Protocol):
     def note(self, failure: Failure) -> None:
         """Record a failure that was handled."""
 
-    def enter(self, owner: object) -> int:
+    def begin_task(self, owner: object) -> int:
         """Note that the current task begins, and whose work it does; give its id."""
         ...
 
-    def leave(self, task: int) -> None:
+    def end_task(self, task: int) -> None:
         """Note that a task ends."""
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -175,7 +175,7 @@ class Runner:
     async def run(self) -> None:
         """Live, and conclude: by the end of it, or by what has ended the run."""
         frame = self.frame
-        task = frame.enter(self)
+        task = frame.begin_task(self)
         self.started = perf_counter()
         try:
             await self.live()
@@ -191,7 +191,7 @@ class Runner:
             frame.crash(error)
         finally:
             self.retire()
-            frame.leave(task)
+            frame.end_task(task)
 
     async def live(self) -> None:
         """Work, epoch by epoch, until the input ends or nobody wants more."""
