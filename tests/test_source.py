@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from flowstage import Flow, Graph, Input, Sentinel, Threads, merge, source
+from flowstage import ClosedError, Flow, Graph, Input, Sentinel, Threads, merge, source
 from flowstage.operators import take
 
 from .accounts import check_accounts, settle, soon
@@ -401,6 +401,78 @@ async def test_what_a_manager_raises_besides_comes_after(kind: str) -> None:
         await source(broken(kind, error, besides=besides)).collect()
     assert caught.value is error
     assert "besides" in "".join(error.__notes__)
+
+
+async def test_what_a_manager_keeps_while_the_run_is_cancelled_is_no_end() -> None:
+    """It may be what the source has made of the cancellation; a reader outside is not deceived."""
+    gone, told = anyio.Event(), list[str]()
+
+    @asynccontextmanager
+    async def items() -> AsyncIterator[Any]:
+        with suppress(OSError):
+            yield values()
+        gone.set()
+
+    async def values() -> AsyncIterator[int]:
+        yield 1
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise OSError("connection lost")
+
+    async def shielded(item: int) -> int:
+        with anyio.CancelScope(shield=True):
+            await gone.wait()
+            await settle()
+        return item
+
+    async def read(output: Any) -> None:
+        with pytest.raises(ClosedError):
+            async for item in output:
+                told.append(item)
+                await gone.wait()
+        told.append("closed")
+
+    whole = source(items)
+    with no_leaks(), soon():
+        async with anyio.create_task_group() as group:
+            async with Graph(whole=whole, slow=whole.map(shielded)).open() as run:
+                group.start_soon(read, run.output("whole"))
+                await settle()
+    assert told == [1, "closed"]
+
+
+@pytest.mark.parametrize("way", ["cancel", "leave"])
+async def test_a_group_of_cancellations_commits_nothing(way: str) -> None:
+    """A nursery of trio's around a wait raises that when the run is left."""
+    diary: list[str] = []
+
+    async def values() -> AsyncIterator[int]:
+        yield 1
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class() as error:
+            raise BaseExceptionGroup("nursery", [error]) from None
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[Any]:
+        try:
+            async with anyio.create_task_group():
+                yield values()
+            diary.append("committed")
+        finally:
+            diary.append("left")
+
+    with no_leaks(), soon(), anyio.CancelScope() as scope:
+        async with source(transaction).open() as run:
+            async for _ in run:
+                await settle()
+                if way == "cancel":
+                    scope.cancel()
+                    await checkpoint()
+                break
+    assert diary == ["left"]
+    assert run.failed == 0
 
 
 @pytest.mark.parametrize("way", ["fail", "cancel", "leave"])

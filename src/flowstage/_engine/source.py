@@ -16,12 +16,12 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Any, Never
 
-from anyio import CancelScope, Event, get_cancelled_exc_class
+from anyio import CancelScope, Event
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from .._envelope import Envelope, Failure, Sentinel
 from .._epoch import Flushed
-from .._errors import NO_ITEM, exit_in
+from .._errors import NO_ITEM, exit_in, is_cancellation
 from .._watch import Bell
 from .._wires import Edge, Enough, Outlet
 from .call import has_sentinel
@@ -145,17 +145,20 @@ class SourceRunner(EntryRunner):
         """Report what ended the reading, and what closing the source raised besides.
 
         A context manager has been asked, as in any `async with`: what it has kept to itself has ended
-        the source and nothing else. It cannot keep `KeyboardInterrupt` and `SystemExit`.
+        the source and nothing else. It cannot keep `KeyboardInterrupt` and `SystemExit`, and what it
+        keeps while the run is cancelled is no end.
         """
         try:
             if error is not None and (not self.managed or isinstance(error, (Enough, Stopped))):
                 raise error
-            if isinstance(error, get_cancelled_exc_class()):
+            if error is not None and is_cancellation(error):
                 await checkpoint_if_cancelled()
                 kept = kept or late is not None  # it was none of ours
             if error is not None and not (kept and exit_in(error) is None):
                 self.managed = False
                 await self._failed_pull(error)
+            if error is not None:
+                await checkpoint_if_cancelled()  # it may have come of that
         finally:
             if late is not None:
                 self._fail(late)
@@ -197,7 +200,7 @@ class SourceRunner(EntryRunner):
             return None  # nobody wants more: that is an end like any other
         if isinstance(error, Stopped):
             return self.frame.why
-        if self.managed and isinstance(error, get_cancelled_exc_class()):
+        if self.managed and error is not None and is_cancellation(error):
             for _ in range(TURNS):  # whoever owns the run learns of its cancellation as well
                 if not self.frame.cancelled:
                     await cancel_shielded_checkpoint()

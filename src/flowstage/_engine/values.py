@@ -165,7 +165,7 @@ class Values:
         """Leave the context manager; give what that raised beside what it was told."""
         context, self._context = self._context, None
         # A scope of its own has to see whether a cancellation comes from further out.
-        scope.shield = not isinstance(error, get_cancelled_exc_class())
+        scope.shield = error is None or not is_cancellation(error)
         told = None if error is None else type(error)
         try:
             self.swallowed = bool(await context.__aexit__(told, error, None))
