@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -262,6 +262,31 @@ async def test_two_tasks_iterating() -> None:
             await run.send(1)
             run.finish()
         assert got == [1]
+
+
+async def test_a_reader_that_is_let_go_as_it_is_rung_does_not_silence_the_next() -> None:
+    """The next one takes what came, and waits for more before the first has moved."""
+    with soon():
+        async with Input[int]().open() as run, anyio.create_task_group() as group:
+            reading = aiter(run)
+            scope = anyio.CancelScope()
+
+            async def read() -> None:
+                with scope, suppress(anyio.BusyResourceError):
+                    await anext(reading)
+                    raise AssertionError("it is the next one's")
+
+            async def send() -> None:
+                await settle()
+                await run.send(2)
+
+            group.start_soon(read)
+            await settle()
+            group.start_soon(send)
+            run.send_nowait(1)
+            scope.cancel()
+            assert [await anext(reading), await anext(reading)] == [1, 2]
+            group.cancel_scope.cancel()
 
 
 async def test_another_task_reads_while_the_block_is_left() -> None:

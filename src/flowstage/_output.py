@@ -140,7 +140,7 @@ class Output(Generic[T_co]):
             finally:
                 if bell.event is wake:
                     bell.give_up()
-                if edge.reader is bell:
+                if edge.reader is bell and bell.event is None:  # or another task waits there by now
                     edge.reader = None
             self._due = edge.taken + _TURN  # whoever waits lets others have their turns
         return True
