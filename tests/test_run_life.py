@@ -670,6 +670,31 @@ async def test_an_idle_run_keeps_no_item(make: Any, timing: bool) -> None:
             assert [ref() for ref in refs] == [None] * 5
 
 
+@pytest.mark.parametrize("timing", [False, True])
+async def test_a_drained_run_keeps_no_item_while_it_waits(timing: bool) -> None:
+    """What is read and dropped is gone, however late the next one comes."""
+    refs: list[weakref.ref[Thing]] = []
+
+    class Things:
+        def __aiter__(self) -> Things:
+            return self
+
+        async def __anext__(self) -> Thing:
+            if len(refs) == 5:
+                await anyio.sleep_forever()
+            refs.append(weakref.ref(thing := Thing()))
+            return thing
+
+    with soon():
+        async with source(Things()).open(timing=timing) as run:
+            async with anyio.create_task_group() as group:
+                group.start_soon(run.drain)
+                await settle()
+                gc.collect()
+                assert [ref() for ref in refs] == [None] * 5
+                group.cancel_scope.cancel()
+
+
 async def never(item: Any) -> None:
     await anyio.sleep_forever()
 

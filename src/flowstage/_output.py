@@ -162,6 +162,7 @@ class Output(Generic[T_co]):
                     results.append(thing.value)
                 elif type(thing) is Fault:
                     results.append(thing.failure)
+                del thing  # or it would live until the next one comes, though nobody keeps it
 
 
 class _Reading(AsyncIterator[Any]):
