@@ -394,6 +394,18 @@ async def test_a_manager_cannot_keep_an_exit(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_an_exit_in_a_manager_does_not_hide_what_the_source_raised(kind: str) -> None:
+    """It ends the program, and the report tells what was before."""
+    with no_leaks(), soon():
+        for besides in (KeyboardInterrupt(), SystemExit(3)):
+            with pytest.raises(type(besides)) as caught:
+                async with source(broken(kind, OSError("lost"), besides=besides)).open() as run:
+                    await anyio.sleep_forever()
+            assert caught.value is besides
+            assert [record.error for record in run.failures] == ["OSError: lost"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_what_a_manager_raises_besides_comes_after(kind: str) -> None:
     """The root cause is what the source raised."""
     error, besides = OSError("lost"), ValueError("besides")

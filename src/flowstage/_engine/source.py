@@ -131,6 +131,10 @@ class SourceRunner(EntryRunner):
                 try:
                     late = await self._close(values, await self._told(error), life)
                     swallowed = values.swallowed
+                except BaseException as raised:
+                    if exit_in(raised) is not None and isinstance(error, Exception):
+                        await self._fail_beside(error)
+                    raise
                 finally:
                     self._has_pulled()
             if life.cancelled_caught:
@@ -166,6 +170,11 @@ class SourceRunner(EntryRunner):
             del error, late  # or the frame and the traceback would keep each other
         if has_failed:
             raise Stopped
+
+    async def _fail_beside(self, error: Exception) -> None:
+        """Report what the source raised, when closing it raises what ends the program."""
+        if not isinstance(error, (Enough, Stopped)):
+            self._fail(await own_error(error, self.frame, self.steps[0].name))
 
     async def _read(self, values: Values) -> None:
         """Feed until there is no more, or `stop` says so."""
