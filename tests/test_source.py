@@ -875,6 +875,26 @@ async def test_what_ends_a_source_that_waits_for_room() -> None:
     check_accounts(run.report(), over=True)
 
 
+@pytest.mark.parametrize("timing", [False, True])
+async def test_a_pull_counts_as_work_also_when_nobody_wants_what_it_gives(timing: bool) -> None:
+    """The source closes the end itself, and gives a value that has nowhere to go."""
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        await anyio.sleep(0.1)
+        run.output("items").close()
+        yield 2
+
+    with no_leaks(), soon():
+        async with source(items).open(timing=timing) as run:
+            with pytest.raises(ClosedError):
+                async for _ in run:
+                    pass
+            await settle()
+    check_accounts(run.report(), over=True)
+    assert run.report().stages[0].busy > 0.09
+
+
 async def test_an_error_in_opening() -> None:
     """Of the function, or of what it gave: raised as it is, in the name of the source."""
 

@@ -127,6 +127,8 @@ class SourceRunner(EntryRunner):
                     await self._read(values)
                 except BaseException as raised:
                     error = raised
+                if self.pulling:  # it was at work until nobody wanted what it gave
+                    self._has_pulled()
                 self._pulling()
                 try:
                     late = await self._close(values, await self._told(error), life)
