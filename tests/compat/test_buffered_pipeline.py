@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import traceback
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
@@ -15,7 +16,7 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from flowstage import Sentinel
+from flowstage import ClosedError, Sentinel
 from flowstage.compat.buffered_pipeline import buffered_pipeline
 
 from ..conftest import virtual_time
@@ -183,6 +184,8 @@ async def test_an_exception_ends_those_that_stand_beside_it() -> None:
         await anext(other)
     assert len(anyio.get_running_tasks()) == before
     assert closed == ["numbers"]
+    with pytest.raises(ClosedError, match="'numbers' was ended"):
+        await anext(one)
     assert [value async for value in one] == []
 
 
@@ -262,7 +265,8 @@ async def test_an_iterable_that_cannot_be_read_ends_the_others() -> None:
     with pytest.raises(KeyError, match="stubborn"):
         await anext(other)
     assert len(anyio.get_running_tasks()) == before
-    assert [value async for value in one] == []
+    with pytest.raises(ClosedError):
+        await anext(one)
 
 
 async def test_a_generator_may_deal_with_the_exception_of_the_one_before() -> None:
@@ -282,6 +286,236 @@ async def test_a_generator_may_deal_with_the_exception_of_the_one_before() -> No
     buffer_iterable = buffered_pipeline()
     values = buffer_iterable(patient(buffer_iterable(broken())))
     assert [value async for value in values] == [1, -1]
+
+
+@virtual_time
+async def test_no_reader_takes_the_end_of_another_for_its_own() -> None:
+    """Another task that reads beside the one that is told of the exception."""
+
+    async def broken() -> AsyncIterator[int]:
+        await anyio.sleep(2.5)
+        raise KeyError("broken")
+        yield 0  # type: ignore[unreachable]  # it makes it a generator
+
+    buffer_iterable = buffered_pipeline()
+    found: list[int] = []
+
+    async def read() -> None:
+        with pytest.raises(ClosedError, match="another iterable of its pipeline has raised"):
+            async for value in buffer_iterable(numbers()):
+                found.append(value)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        with pytest.raises(KeyError):
+            await anext(buffer_iterable(broken()))
+    assert found == [0, 1]
+
+
+async def test_an_exception_keeps_its_context_though_the_reader_deals_with_another() -> None:
+    """What the reader is dealing with has not led to it."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        try:
+            raise OSError("the context")
+        except OSError:
+            raise KeyError("broken")  # noqa: B904  # the point of the test
+
+    buffer_iterable = buffered_pipeline()
+    values = buffer_iterable(passed_quickly(buffer_iterable(broken())))
+    with pytest.raises(KeyError) as caught:
+        try:
+            raise ValueError("the reader's own")
+        except ValueError:
+            async for _ in values:
+                pass
+    assert repr(caught.value.__context__) == "OSError('the context')"
+    assert not caught.value.__suppress_context__
+
+
+async def test_the_traceback_shows_the_user_s_code() -> None:
+    """And two lines for each iterable, whatever stands below it."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise KeyError("broken")
+
+    buffer_iterable = buffered_pipeline()
+    values = buffer_iterable(broken())
+    for _ in range(3):
+        values = buffer_iterable(passed_quickly(values))
+    with pytest.raises(KeyError) as caught:
+        async for _ in values:
+            pass
+    names = [entry.name for entry in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[1:] == [*["__anext__", "passed_quickly"] * 3, "__anext__", "broken"]
+
+
+async def test_an_iterator_is_taken_once_and_needs_no_more_than_a_next() -> None:
+    """As `async for` has it: `__aiter__` is called once, and what it gives need not have one."""
+
+    class Counting:
+        count = 0
+
+        async def __anext__(self) -> int:
+            if self.count == 3:
+                raise StopAsyncIteration
+            self.count += 1
+            return self.count
+
+    class Numbers:
+        begun = 0
+
+        def __aiter__(self) -> Any:
+            self.begun += 1
+            return Counting()
+
+    class Both(Counting):
+        begun = 0
+
+        def __aiter__(self) -> Any:
+            self.begun += 1
+            return self
+
+    for iterable in (Numbers(), Both()):
+        assert [value async for value in buffered_pipeline()(iterable)] == [1, 2, 3]
+        assert iterable.begun == 1
+
+
+@pytest.mark.parametrize("ends", [StopIteration, StopAsyncIteration])
+async def test_an_end_from_aiter_is_no_end(ends: type[Exception]) -> None:
+    """It is an error, as it is in any generator."""
+
+    class Ended:
+        def __aiter__(self) -> AsyncIterator[int]:
+            raise ends
+
+    with pytest.raises(RuntimeError, match=ends.__name__) as caught:
+        async for _ in buffered_pipeline()(Ended()):
+            pass
+    assert isinstance(caught.value.__cause__, ends)
+
+
+class Own(BaseException):
+    """No `Exception`."""
+
+
+@pytest.mark.parametrize("error", [Own, KeyError, asyncio.CancelledError])
+async def test_an_exception_of_any_kind_comes_as_it_is(error: type[BaseException]) -> None:
+    """Also the cancellation of something that the generator has awaited; and without a note."""
+    raised = error("broken")
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise raised
+
+    buffer_iterable = buffered_pipeline()
+    values = buffer_iterable(passed_quickly(buffer_iterable(broken())))
+    assert await anext(values) == 0
+    with pytest.raises(error) as caught:
+        await anext(values)
+    assert caught.value is raised
+    assert not hasattr(raised, "__notes__")
+
+
+@virtual_time
+async def test_an_exception_that_is_dealt_with_ends_no_iterable_beside_it() -> None:
+    """However far its reader has looked ahead, nothing of the others is lost."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise KeyError("broken")
+
+    async def patient(it: AsyncIterator[int]) -> AsyncIterator[int]:
+        try:
+            async for value in it:
+                yield value
+        except KeyError:
+            yield -1
+
+    async def both(one: AsyncIterator[int], other: AsyncIterator[int]) -> AsyncIterator[int]:
+        yield await anext(one)
+        async for value in other:
+            yield value
+        async for value in one:
+            yield value
+
+    buffer_iterable = buffered_pipeline()
+    values = both(buffer_iterable(numbers()), buffer_iterable(patient(buffer_iterable(broken()))))
+    assert [value async for value in buffer_iterable(values)] == [0, 0, -1, 1, 2, 3, 4]
+
+
+async def careless(
+    error: BaseException, it: AsyncIterator[int] | None = None
+) -> AsyncIterator[int]:
+    """Its cleanup fails."""
+    try:
+        yield 0 if it is None else await anext(it)
+        await anyio.sleep_forever()
+    finally:
+        raise error
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped", "ended by another", "cancelled"])
+async def test_what_the_cleanup_of_an_ended_one_raises_is_logged(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever in the chain it is; none of it is lost, and none is told twice."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise ValueError("broken")
+
+    buffer_iterable = buffered_pipeline()
+    inner = buffer_iterable(careless(KeyError("inner")))
+    values = buffer_iterable(careless(KeyError("outer"), inner))
+    assert await anext(values) == 0
+    if how == "closed":
+        await values.aclose()
+    elif how == "dropped":
+        del inner, values
+        for _ in range(10):
+            await checkpoint()
+    elif how == "ended by another":
+        with pytest.raises(ValueError, match="broken"):
+            async for _ in buffer_iterable(broken()):
+                pass
+    else:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(values)
+    logged = [repr(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert sorted(logged) == ["KeyError('inner')", "KeyError('outer')"]
+
+
+async def first_of(it: AsyncIterator[int]) -> AsyncIterator[int]:
+    yield await anext(it)
+
+
+@virtual_time
+async def test_one_goes_on_where_another_has_ended() -> None:
+    """An iterable may be read by several, one after the other."""
+    before = len(anyio.get_running_tasks())
+    buffer_iterable = buffered_pipeline()
+    shared = buffer_iterable(numbers())
+    assert [value async for value in buffer_iterable(first_of(shared))] == [0]
+    assert [value async for value in buffer_iterable(passed_on(shared))] == [1, 2, 3, 4]
+    assert len(anyio.get_running_tasks()) == before
+
+
+@virtual_time
+async def test_what_an_ended_one_has_left_ends_when_nobody_wants_it() -> None:
+    """When it is dropped itself."""
+    before = len(anyio.get_running_tasks())
+    buffer_iterable = buffered_pipeline()
+    shared = buffer_iterable(numbers())
+    assert [value async for value in buffer_iterable(first_of(shared))] == [0]
+    del shared
+    for _ in range(10):
+        await checkpoint()
+    assert len(anyio.get_running_tasks()) == before
+    assert closed == ["numbers"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -43,6 +43,7 @@ class Host:
     Attributes:
         run: the run, as soon as it lives.
         error: what the block raised, if it did.
+        ended: it has been told to end.
         gone: set when the block has been left and nothing of the run remains.
         on_end: called on the event loop as soon as the run ends, for whatever reason, and before its
             threads are waited for.
@@ -60,7 +61,7 @@ class Host:
         self._opening = opening
         self._name = name
         self._entered = Event()
-        self._ended = False
+        self.ended = False
         self._scope: CancelScope | None = None
         self.read: Callable[[], Awaitable[Any]] | None = None
         self._events: AsyncIterator[Any] | None = None
@@ -100,7 +101,7 @@ class Host:
     async def _live(self) -> None:
         try:
             with CancelScope() as self._scope:
-                if self._ended:
+                if self.ended:
                     return
                 assert self._opening is not None
                 async with self._opening as run, create_task_group() as self._group:
@@ -137,7 +138,7 @@ class Host:
 
     def end(self) -> None:
         """Leave the block soon: what is still inside is discarded. Call it on the event loop."""
-        self._ended = True
+        self.ended = True
         if self._scope is not None:
             self._scope.cancel()
 

@@ -5,13 +5,23 @@
 Each buffered iterable is the source of a run of its own, which pulls a value only when its edge has
 room for it: so it looks ahead exactly as far as `buffer_size` says. What an iterable raises ends that
 source and not its run, and reaches the caller as it is, behind the values that came before.
+
+Where an iterable ends, whoever reads it is told:
+
+* it was read to its end: the iteration ends. What it has not read of others is left to them.
+* it raised: that is raised, once. If the reader is one of these iterables itself it may deal with that,
+  and nobody else is concerned; in code outside of them all others of the pipeline are ended.
+* it was ended because of another one: `ClosedError`, once, for there may have been more.
+* the reader closed or dropped it: nothing; what its cleanup raises is logged.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from reprlib import repr as shown
+from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from anyio import BusyResourceError
@@ -21,6 +31,8 @@ from flowstage import ClosedError, source
 from ._host import Host
 
 __all__ = ["BufferIterable", "Buffered", "buffered_pipeline"]
+
+logger = logging.getLogger("flowstage")
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -38,8 +50,9 @@ def buffered_pipeline() -> BufferIterable:
     """Make a function that buffers the async iterables of one pipeline.
 
     Each of them is iterated over in the background as soon as somebody asks for its first value. When
-    one of them raises, all are ended, and the exception reaches the caller unchanged. An iterator that
-    is dropped or closed early ends, with everything it reads from.
+    one of them raises, and none that reads from it deals with that, all are ended, and the exception
+    reaches the caller unchanged. An iterator that is dropped or closed early ends, with everything it
+    reads from.
 
     Returns:
         `buffer_iterable(iterable, buffer_size=1)`, which gives an async iterator.
@@ -56,6 +69,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
     """The values of an async iterable that is read ahead; made by `buffer_iterable`.
 
     One task at a time may wait for a value; another one that asks meanwhile gets a `BusyResourceError`.
+    Where it was ended because of another iterable, its reader is told by a `ClosedError`.
 
     Raises:
         TypeError: it is no async iterable, or `buffer_size` is no whole number.
@@ -91,9 +105,14 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         except BaseException as raised:
             error = raised
         try:
-            raise await self._over(error)
+            error = await self._over(error)
+            context = error.__context__
+            try:
+                raise error
+            finally:
+                error.__context__ = context  # and not what its reader is dealing with
         finally:
-            del error  # or the frame and the traceback would keep each other
+            del error, context  # or the frame and the traceback would keep each other
 
     async def aclose(self) -> None:
         """End the reading ahead, here and in the iterables that this one reads from."""
@@ -108,7 +127,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
     async def _first(self) -> T_co:
         """Begin to read ahead, and give the first value."""
         opening = source(self._source, name=self.__name__).open(buffer=self._size)
-        self._host = host = Host(opening, "flowstage buffered_pipeline")
+        self._host = self._source.host = host = Host(opening, "flowstage buffered_pipeline")
         self._next = host.next_event
         await self._links.start(host)
         value: T_co = await host.next_event()
@@ -117,19 +136,21 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         return value
 
     async def _over(self, raised: BaseException) -> BaseException:
-        """End everything that an end or an error concerns; give what the reader is told.
-
-        What the iterable raised is told once: afterwards, or when it was closed, this has ended.
-        """
+        """End everything that an end or an error concerns; give what the reader is told."""
         host, self._host, self._next = self._host, None, _nothing
         if host is None:  # it had ended before, or another task has closed it meanwhile
             return StopAsyncIteration() if isinstance(raised, ClosedError) else raised
         if isinstance(raised, ClosedError):
             raised = await host.outcome()
-        if isinstance(raised, StopAsyncIteration):
-            error, self._source.error = self._source.error, None
+            if isinstance(raised, StopAsyncIteration) and host.ended:
+                raised = ClosedError(
+                    f"{self.__name__!r} was ended before it had come to its end, because another "
+                    "iterable of its pipeline has raised or was closed"
+                )
+        elif isinstance(raised, StopAsyncIteration):
+            error, self._source.error = self._source.error, None  # it is told once
             if error is None:
-                await self._links.close(host)
+                await self._links.leave(host)
                 return raised
             raised = error
         await self._links.fail(host)
@@ -141,23 +162,60 @@ async def _nothing() -> Any:
 
 
 class _Source:
-    """An iterable as a source that never fails: what it raises ends it, and is kept."""
+    """An iterable as a source that never fails: what it raises ends it, and is kept.
+
+    Attributes:
+        error: what it has raised, until its reader has come to that.
+        host: where it is read.
+    """
+
+    host: Host
 
     def __init__(self, iterable: AsyncIterable[Any]) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._iterable = iterable
+        self._iterator: Any = None
 
-    async def __aenter__(self) -> AsyncIterator[Any]:
-        self._iterator = iterator = self._iterable.__aiter__()
-        return iterator
+    async def __aenter__(self) -> _Begun:
+        try:
+            self._iterator = self._iterable.__aiter__()
+        except (StopIteration, StopAsyncIteration) as error:  # it would pass for an end
+            raise RuntimeError(f"__aiter__ raised {type(error).__name__}") from error
+        return _Begun(self._iterator)
 
-    async def __aexit__(self, kind: object, error: BaseException | None, where: object) -> bool:
+    async def __aexit__(
+        self, kind: object, error: BaseException | None, where: TracebackType | None
+    ) -> bool:
+        if error is not None and not isinstance(error, GeneratorExit):  # that is told of an end
+            self.error = error.with_traceback(_of_the_user(error.__traceback__))
         close: Callable[[], Any] | None = getattr(self._iterator, "aclose", None)
         if close is not None:
-            await close()
-        if isinstance(error, Exception):
-            self.error = error
-        return self.error is not None
+            try:
+                await close()
+            except Exception as failed:
+                self.error = self.error or failed
+        if self.host.ended and self.error is not None:  # then nobody comes to it any more
+            if not isinstance(self.error, ClosedError):
+                logger.warning("%r raised as it was ended", self._iterable, exc_info=self.error)
+            self.error = None
+        return error is self.error
+
+
+class _Begun:
+    """An iterator that is read as it is, has been asked for already, and is closed by its source."""
+
+    def __init__(self, iterator: Any) -> None:
+        self.__anext__ = iterator.__anext__
+
+    def __aiter__(self) -> Any:
+        return self
+
+
+def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """Give a traceback without the frames of the run, which would come again for each iterable."""
+    while trace is not None and trace.tb_frame.f_globals["__name__"].startswith("flowstage._"):
+        trace = trace.tb_next
+    return trace
 
 
 # The hosts whose iterables the running code is part of, outermost first.
@@ -186,17 +244,18 @@ class _Links:
         """End a host and those that it started; wait for them."""
         await self._end(self._below(host))
 
-    async def fail(self, host: Host) -> None:
-        """End every host but those that the caller is inside of, which its exception will end.
+    async def leave(self, host: Host) -> None:
+        """End a host that was read to its end; somebody may read on what it has read from."""
+        await self._end([host])
 
-        From inside, only those below are waited for: two that fail at once would else wait for each
-        other.
+    async def fail(self, host: Host) -> None:
+        """End a host that has failed, and those that it started; from outside, all others as well.
+
+        From inside another host the exception goes on to whoever reads that, and ends all there. If
+        it is dealt with on the way, it concerns nobody else.
         """
-        outer = _inside.get()
-        others = [other for other in list(self._inside) if other not in outer]
-        for other in others:
-            other.end()
-        await self._end(self._below(host) if outer else others)
+        is_inside = any(outer in self._inside for outer in _inside.get())
+        await self._end(self._below(host) if is_inside else list(self._inside))
 
     def drop(self, host: Host) -> None:
         """End a host and those that it started, from a finalizer."""
