@@ -169,9 +169,14 @@ class Edge:
         if tail.__class__ is Bare:
             tail.append(value)  # pyright: ignore[reportOptionalMemberAccess]
         else:
-            self._begin(Bare((value,)))
+            burst = Bare((value,))  # as `_begin` and `ring_reader` do, without calls for each item
+            try:
+                self._send(burst)
+            except BrokenResourceError:
+                raise Enough from None
+            self.tail = burst
         self.total = total + 1
-        bell = self.reader  # as `ring_reader` does, without another call for each item
+        bell = self.reader
         if bell is not None:
             self.reader = None
             bell.ring()
