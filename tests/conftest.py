@@ -99,6 +99,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, for a third of their time tests only wait."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count()
+    return (cores or 1) + 1
+
+
 # Module scope, because hypothesis refuses fixtures that are made once for all examples of a test.
 @pytest.fixture(
     scope="module",
