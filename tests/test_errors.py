@@ -1223,3 +1223,43 @@ async def test_what_fails_after_the_root_cause_is_noted_on_it() -> None:
             r"flowstage: after that, stage 'roll_back' raised OSError\('could not roll back", note
         )
     assert len(run.failures) == 6
+
+
+def exiting_flow(kind: str, error: BaseException) -> Flow[Any, Any]:
+    """A flow of which user code waits, and raises as it is cancelled."""
+
+    async def wait(item: Any) -> Any:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise error
+
+    async def items() -> AsyncIterator[int]:
+        yield await wait(0)
+
+    async def passed(given: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for item in given:
+            yield await wait(item)
+
+    made: dict[str, Callable[[], Flow[Any, Any]]] = {
+        "source": lambda: source(items),
+        "map": lambda: source([0]).map(wait),
+        "pool": lambda: source([0]).map(wait, concurrency=2),
+        "transform": lambda: source([0]).transform(passed),
+    }
+    return made[kind]()
+
+
+@pytest.mark.parametrize("way", ["cancelled", "left", "raised"])
+@pytest.mark.parametrize("kind", ["source", "map", "pool", "transform"])
+async def test_what_ends_the_program_does_so_also_from_a_cleanup(kind: str, way: str) -> None:
+    """Whatever it was that has ended the run; a cancellation from outside gives way to it."""
+    for error in (KeyboardInterrupt("cleanup"), SystemExit("cleanup")):
+        with soon(), pytest.raises(type(error), match="cleanup"), anyio.CancelScope() as scope:
+            async with exiting_flow(kind, error).open():
+                await settle()
+                if way == "cancelled":
+                    scope.cancel()
+                    await checkpoint()
+                elif way == "raised":
+                    raise ValueError("of the body")

@@ -456,7 +456,14 @@ class Run(Generic[In, Out_co]):
         cancelled = isinstance(exc, get_cancelled_exc_class())
         # What fails while the run is taken down comes after an exception of the body.
         bodys = exc is not None and not cancelled and live.failure is None
-        swallowed = await live.close(exc if cancelled else None)
+        swallowed = False
+        try:
+            swallowed = await live.close(exc if cancelled else None)
+        except (
+            BaseException
+        ):  # a cancellation from outside, before which goes what ends the program
+            if live.crashed is None:
+                raise
         if live.crashed is not None:
             await _raise_as_it_is(live.crashed)
         if cancelled and not swallowed:

@@ -489,6 +489,45 @@ async def test_what_the_cleanup_of_an_ended_one_raises_is_logged(
     assert sorted(logged) == ["KeyError('inner')", "KeyError('outer')"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_closing_raises_what_ends_the_program(error: type[BaseException]) -> None:
+    """It is not only logged."""
+    buffer_iterable = buffered_pipeline()
+    values = buffer_iterable(passed_quickly(buffer_iterable(careless(error("cleanup")))))
+    assert await anext(values) == 0
+    with pytest.raises(error, match="cleanup"):
+        await values.aclose()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "uvloop"], indirect=True)
+async def test_cancelled_while_it_waits_for_the_others_to_end() -> None:
+    """Natively, which heeds no shield: the cancellation goes on when they have."""
+    cleaned: list[str] = []
+
+    async def slow() -> AsyncIterator[int]:
+        try:
+            yield 0
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+            cleaned.append("slow")
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise KeyError("broken")
+
+    buffer_iterable = buffered_pipeline()
+    beside, values = buffer_iterable(slow()), buffer_iterable(broken())
+    assert await anext(beside) == await anext(values) == 0
+    task = asyncio.get_running_loop().create_task(anext(values))  # type: ignore[arg-type]
+    await anyio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned == ["slow"]
+
+
 async def first_of(it: AsyncIterator[int]) -> AsyncIterator[int]:
     yield await anext(it)
 

@@ -111,8 +111,9 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
                 raise error
             finally:
                 error.__context__ = context  # and not what its reader is dealing with
+                del context
         finally:
-            del error, context  # or the frame and the traceback would keep each other
+            del error  # or the frame and the traceback would keep each other
 
     async def aclose(self) -> None:
         """End the reading ahead, here and in the iterables that this one reads from."""
@@ -193,12 +194,17 @@ class _Source:
             try:
                 await close()
             except Exception as failed:
-                self.error = self.error or failed
-        if self.host.ended and self.error is not None:  # then nobody comes to it any more
-            if not isinstance(self.error, ClosedError):
-                logger.warning("%r raised as it was ended", self._iterable, exc_info=self.error)
+                self._tell(self.error)
+                self.error = failed
+        if self.host.ended:  # then nobody comes to it any more
+            self._tell(self.error)
             self.error = None
-        return error is self.error
+        return error is not None and error is self.error
+
+    def _tell(self, error: BaseException | None) -> None:
+        """Log an error that reaches nobody; the end of another iterable has been told elsewhere."""
+        if error is not None and not isinstance(error, ClosedError):
+            logger.warning("%r raised as it was ended", self._iterable, exc_info=error)
 
 
 class _Begun:
@@ -213,7 +219,9 @@ class _Begun:
 
 def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
     """Give a traceback without the frames of the run, which would come again for each iterable."""
-    while trace is not None and trace.tb_frame.f_globals["__name__"].startswith("flowstage._"):
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(
+        "flowstage._"
+    ):
         trace = trace.tb_next
     return trace
 
@@ -278,3 +286,6 @@ class _Links:
             raise
         for host in hosts:
             self._inside.pop(host, None)
+        for host in hosts:
+            if isinstance(host.error, (KeyboardInterrupt, SystemExit)):
+                raise host.error
