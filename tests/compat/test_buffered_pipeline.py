@@ -544,13 +544,18 @@ async def test_one_goes_on_where_another_has_ended() -> None:
 
 
 @virtual_time
-async def test_what_an_ended_one_has_left_ends_when_nobody_wants_it() -> None:
-    """When it is dropped itself."""
+@pytest.mark.parametrize("how", ["dropped", "closed"])
+async def test_what_an_ended_one_has_left_ends_when_nobody_wants_it(how: str) -> None:
+    """When it is dropped itself, or when what has read from it is closed."""
     before = len(anyio.get_running_tasks())
     buffer_iterable = buffered_pipeline()
     shared = buffer_iterable(numbers())
-    assert [value async for value in buffer_iterable(first_of(shared))] == [0]
-    del shared
+    values = buffer_iterable(first_of(shared))
+    assert [value async for value in values] == [0]
+    if how == "dropped":
+        del shared
+    else:
+        await values.aclose()
     for _ in range(10):
         await checkpoint()
     assert len(anyio.get_running_tasks()) == before

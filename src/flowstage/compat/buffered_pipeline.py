@@ -78,6 +78,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
 
     def __init__(self, links: _Links, iterable: AsyncIterable[T_co], buffer_size: int) -> None:
         self._host: Host | None = None
+        self._left: Host | None = None  # that which was read to its end
         if not isinstance(iterable, AsyncIterable):
             raise TypeError(
                 f"buffer_iterable takes an async iterable, not {type(iterable).__name__}"
@@ -117,7 +118,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
 
     async def aclose(self) -> None:
         """End the reading ahead, here and in the iterables that this one reads from."""
-        host, self._host, self._next = self._host, None, _nothing
+        host, self._host, self._next = self._host or self._left, None, _nothing
         if host is not None:
             await self._links.close(host)
 
@@ -151,6 +152,7 @@ class Buffered(AsyncIterator[T_co], Generic[T_co]):
         elif isinstance(raised, StopAsyncIteration):
             error, self._source.error = self._source.error, None  # it is told once
             if error is None:
+                self._left = host
                 await self._links.leave(host)
                 return raised
             raised = error
