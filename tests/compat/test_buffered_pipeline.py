@@ -162,6 +162,19 @@ def test_a_break_at_the_very_end_of_the_program_is_clean(
     assert capfd.readouterr() == ("", "")
 
 
+async def broken_after_one() -> AsyncIterator[int]:
+    yield 0
+    raise KeyError("broken")
+
+
+async def patient(it: AsyncIterator[int]) -> AsyncIterator[int]:
+    try:
+        async for value in it:
+            yield value
+    except KeyError:
+        yield -1
+
+
 async def passed_quickly(it: AsyncIterator[int]) -> AsyncIterator[int]:
     async for value in it:
         yield value
@@ -171,13 +184,9 @@ async def passed_quickly(it: AsyncIterator[int]) -> AsyncIterator[int]:
 async def test_an_exception_ends_those_that_stand_beside_it() -> None:
     """Iterables of one pipeline that are read side by side."""
 
-    async def broken() -> AsyncIterator[int]:
-        yield 0
-        raise KeyError("broken")
-
     before = len(anyio.get_running_tasks())
     buffer_iterable = buffered_pipeline()
-    one, other = buffer_iterable(numbers()), buffer_iterable(broken())
+    one, other = buffer_iterable(numbers()), buffer_iterable(broken_after_one())
     assert await anext(one) == 0
     assert await anext(other) == 0
     with pytest.raises(KeyError):
@@ -201,11 +210,6 @@ async def test_an_exception_keeps_its_cause() -> None:
         async for _ in buffer_iterable(passed_quickly(buffer_iterable(broken()))):
             pass
     assert repr(caught.value.__cause__) == "OSError('the cause')"
-
-
-async def broken_after_one() -> AsyncIterator[int]:
-    yield 0
-    raise KeyError("broken")
 
 
 async def test_an_exception_is_told_once() -> None:
@@ -272,20 +276,9 @@ async def test_an_iterable_that_cannot_be_read_ends_the_others() -> None:
 async def test_a_generator_may_deal_with_the_exception_of_the_one_before() -> None:
     """It reaches the code that asked for the value."""
 
-    async def broken() -> AsyncIterator[int]:
-        yield 1
-        raise KeyError("broken")
-
-    async def patient(it: AsyncIterator[int]) -> AsyncIterator[int]:
-        try:
-            async for value in it:
-                yield value
-        except KeyError:
-            yield -1
-
     buffer_iterable = buffered_pipeline()
-    values = buffer_iterable(patient(buffer_iterable(broken())))
-    assert [value async for value in values] == [1, -1]
+    values = buffer_iterable(patient(buffer_iterable(broken_after_one())))
+    assert [value async for value in values] == [0, -1]
 
 
 @virtual_time
@@ -337,19 +330,15 @@ async def test_an_exception_keeps_its_context_though_the_reader_deals_with_anoth
 async def test_the_traceback_shows_the_user_s_code() -> None:
     """And two lines for each iterable, whatever stands below it."""
 
-    async def broken() -> AsyncIterator[int]:
-        yield 0
-        raise KeyError("broken")
-
     buffer_iterable = buffered_pipeline()
-    values = buffer_iterable(broken())
+    values = buffer_iterable(broken_after_one())
     for _ in range(3):
         values = buffer_iterable(passed_quickly(values))
     with pytest.raises(KeyError) as caught:
         async for _ in values:
             pass
     names = [entry.name for entry in traceback.extract_tb(caught.value.__traceback__)]
-    assert names[1:] == [*["__anext__", "passed_quickly"] * 3, "__anext__", "broken"]
+    assert names[1:] == [*["__anext__", "passed_quickly"] * 3, "__anext__", "broken_after_one"]
 
 
 async def test_an_iterator_is_taken_once_and_needs_no_more_than_a_next() -> None:
@@ -423,17 +412,6 @@ async def test_an_exception_of_any_kind_comes_as_it_is(error: type[BaseException
 async def test_an_exception_that_is_dealt_with_ends_no_iterable_beside_it() -> None:
     """However far its reader has looked ahead, nothing of the others is lost."""
 
-    async def broken() -> AsyncIterator[int]:
-        yield 0
-        raise KeyError("broken")
-
-    async def patient(it: AsyncIterator[int]) -> AsyncIterator[int]:
-        try:
-            async for value in it:
-                yield value
-        except KeyError:
-            yield -1
-
     async def both(one: AsyncIterator[int], other: AsyncIterator[int]) -> AsyncIterator[int]:
         yield await anext(one)
         async for value in other:
@@ -442,7 +420,9 @@ async def test_an_exception_that_is_dealt_with_ends_no_iterable_beside_it() -> N
             yield value
 
     buffer_iterable = buffered_pipeline()
-    values = both(buffer_iterable(numbers()), buffer_iterable(patient(buffer_iterable(broken()))))
+    values = both(
+        buffer_iterable(numbers()), buffer_iterable(patient(buffer_iterable(broken_after_one())))
+    )
     assert [value async for value in buffer_iterable(values)] == [0, 0, -1, 1, 2, 3, 4]
 
 
@@ -513,12 +493,8 @@ async def test_cancelled_while_it_waits_for_the_others_to_end() -> None:
                 await anyio.sleep(0.05)
             cleaned.append("slow")
 
-    async def broken() -> AsyncIterator[int]:
-        yield 0
-        raise KeyError("broken")
-
     buffer_iterable = buffered_pipeline()
-    beside, values = buffer_iterable(slow()), buffer_iterable(broken())
+    beside, values = buffer_iterable(slow()), buffer_iterable(broken_after_one())
     assert await anext(beside) == await anext(values) == 0
     task = asyncio.get_running_loop().create_task(anext(values))  # type: ignore[arg-type]
     await anyio.sleep(0.01)
