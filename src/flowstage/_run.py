@@ -459,10 +459,8 @@ class Run(Generic[In, Out_co]):
         swallowed = False
         try:
             swallowed = await live.close(exc if cancelled else None)
-        except (
-            BaseException
-        ):  # a cancellation from outside, before which goes what ends the program
-            if live.crashed is None:
+        except BaseException:
+            if live.crashed is None:  # else what ends the program goes before it
                 raise
         if live.crashed is not None:
             await _raise_as_it_is(live.crashed)

@@ -155,15 +155,15 @@ class SourceRunner(EntryRunner):
         keeps while the run is cancelled is no end.
         """
         try:
-            if error is not None and (not self.managed or isinstance(error, (Enough, Stopped))):
-                raise error
-            if error is not None and is_cancellation(error):
-                await checkpoint_if_cancelled()
-                kept = kept or late is not None  # it was none of ours
-            if error is not None and not (kept and exit_in(error) is None):
-                self.managed = False
-                await self._failed_pull(error)
             if error is not None:
+                if not self.managed or isinstance(error, (Enough, Stopped)):
+                    raise error
+                if is_cancellation(error):
+                    await checkpoint_if_cancelled()
+                    kept = kept or late is not None  # it was none of ours
+                if not kept or exit_in(error) is not None:
+                    self.managed = False
+                    await self._failed_pull(error)
                 await checkpoint_if_cancelled()  # it may have come of that
         finally:
             if late is not None:
